@@ -35,6 +35,7 @@ from models.histories.mixture import Mixture, MixtureState, outcome_order
 from models.histories.unique_contexts import (
     UniqueContexts,
     find_unique_contexts,
+    group_rows,
     map_in_parallel,
 )
 from models.quantities.classes import Cuts
@@ -462,9 +463,10 @@ class Forecaster:
 def _by_history(contexts: Contexts) -> tuple[Integers, Integers]:
     """An order in which rows of the same histories are neighbours, and each row's position in it.
 
-    So each parallel part looks at histories of its own.
+    So neighbours share what is read of the histories, and parallel parts read different ones.
     """
-    order = np.argsort(contexts.keys[:, 0], kind="stable")
+    histories = group_rows([*contexts.keys.T], len(contexts)).context_of_row
+    order = np.argsort(histories, kind="stable")
     position = np.empty_like(order)
     position[order] = np.arange(len(order))
     return order, position

@@ -48,6 +48,7 @@ class View(NamedTuple):
     tables: Array  # uint64[TABLES], keys of the weight tables
     coefficients: Array  # float64[MOST, MOST], weight of each decay and width, for one level
     sharp: Array  # float64[bins, MOST], masses by width, before they are spread
+    lasting: Array  # the same of the levels that are not relative, for the next job
     likelihoods: Array  # float64[widths, bins]
     padded: Array  # float64[bins + 2·reach], scratch space with room for whole vectors
     bins: Array  # int64[WINDOW], scratch space
@@ -68,6 +69,7 @@ def new_view(shape: Shape, components: int) -> View:
         tables=np.zeros(TABLES, np.uint64),
         coefficients=zeros(MOST, MOST),
         sharp=new_sharp(shape),
+        lasting=new_sharp(shape),
         likelihoods=np.zeros((len(shape.spread), shape.bins)),
         padded=zeros(shape.bins + shape.spread.shape[1] + 2 * LANES),
         bins=np.zeros(WINDOW, np.int64),
@@ -185,7 +187,14 @@ def add_masses(sharp: Array, b: int, factor: float, masses: Any) -> None:
 
 @compiled_in_place
 def blend(
-    index: OutcomeIndex, shape: Shape, limit: float, limit_bin: int, view: View, out: Array
+    index: OutcomeIndex,
+    shape: Shape,
+    limit: float,
+    limit_bin: int,
+    view: View,
+    reuse: bool,
+    keep: bool,
+    out: Array,
 ) -> None:
     """Compute the distribution of one job by ``view.weights``.
 
@@ -195,33 +204,56 @@ def blend(
         limit: Position of the job's limit on the axis, infinite for none.
         limit_bin: The last bin that may hold mass.
         view: The job's windows and weights.
+        reuse: Whether ``view.lasting`` has the masses of these windows and weights.
+        keep: Whether they are to be in ``view.lasting`` afterwards.
         out: Receives the masses (float32[bins]).
     """
-    sharp, bins, coefficients, fading = view.sharp, view.bins, view.coefficients, shape.fading
-    sharp[:] = 0.0
-    last = len(shape.ages) - 1
+    sharp = view.sharp
+    if reuse:
+        _copy_masses(view.lasting, sharp)
+    else:
+        sharp[:] = 0.0
+        for level in range(len(view.slots)):
+            if not shape.relative[level]:
+                _add_level(index, shape, level, 0.0, view)
+    if keep and not reuse:
+        _copy_masses(sharp, view.lasting)
     for level in range(len(view.slots)):
-        count, newest = view.ends[level] - view.starts[level], view.ends[level] - 1
-        if count <= 0:
-            continue
-        shift = limit if shape.relative[level] else 0.0
-        stride = view.strides[level]
-        set_coefficients(shape, level, count, view)
-        if stride > 1:
-            sampled = load_4(coefficients, MOST * last)
-            for age in range(count):
-                outcome = newest - age * stride
-                b = bin_of(index.log_bin_position[outcome] + shift, shape)
-                add_masses(sharp, b, fading[age, last], sampled)
-            store(coefficients, MOST * last, repeat_4(0.0))
-        for age in range(count):
-            bins[age] = bin_of(index.log_bin_position[newest - age] + shift, shape)
-        first, second = load_4(coefficients, 0), load_4(coefficients, MOST)
-        third, fourth = load_4(coefficients, 2 * MOST), load_4(coefficients, 3 * MOST)
-        for age in range(count):
-            masses = mass_of_outcome(fading, age, first, second, third, fourth)
-            add_masses(sharp, bins[age], 1.0, masses)
+        if shape.relative[level]:
+            _add_level(index, shape, level, limit, view)
     smooth(shape, limit_bin, sharp, view.padded, out)
+
+
+@compiled_in_place
+def _copy_masses(source: Array, target: Array) -> None:
+    for position in range(0, source.size, LANES):
+        store(target, position, load_8(source, position))
+
+
+@compiled_in_place
+def _add_level(index: OutcomeIndex, shape: Shape, level: int, shift: float, view: View) -> None:
+    """Add the masses of one level's outcomes, moved by ``shift`` on the axis, to ``view.sharp``."""
+    sharp, bins, coefficients, fading = view.sharp, view.bins, view.coefficients, shape.fading
+    count, newest = view.ends[level] - view.starts[level], view.ends[level] - 1
+    last = len(shape.ages) - 1
+    if count <= 0:
+        return
+    stride = view.strides[level]
+    set_coefficients(shape, level, count, view)
+    if stride > 1:
+        sampled = load_4(coefficients, MOST * last)
+        for age in range(count):
+            outcome = newest - age * stride
+            b = bin_of(index.log_bin_position[outcome] + shift, shape)
+            add_masses(sharp, b, fading[age, last], sampled)
+        store(coefficients, MOST * last, repeat_4(0.0))
+    for age in range(count):
+        bins[age] = bin_of(index.log_bin_position[newest - age] + shift, shape)
+    first, second = load_4(coefficients, 0), load_4(coefficients, MOST)
+    third, fourth = load_4(coefficients, 2 * MOST), load_4(coefficients, 3 * MOST)
+    for age in range(count):
+        masses = mass_of_outcome(fading, age, first, second, third, fourth)
+        add_masses(sharp, bins[age], 1.0, masses)
 
 
 @compiled_in_place

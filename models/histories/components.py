@@ -201,3 +201,9 @@ def bin_of(log_bin_position: float, shape: Shape) -> int:
 
 def _fade(decays: tuple[float, ...]) -> Array:
     return np.array(decays, dtype=np.float64)[:, None] ** np.arange(WINDOW)
+
+
+def limit_positions(grid: Grid, limits: Array) -> Array:
+    """Return the positions of limits on the axis (float64[n], infinite for none)."""
+    finite = np.isfinite(limits)
+    return np.where(finite, grid.log_bin_positions(np.where(finite, limits, 1.0)), np.inf)

@@ -26,6 +26,7 @@ from models.histories.components import (
     Shape,
     bin_of,
     count_components,
+    limit_positions,
     make_shape,
     positions_of_bin,
 )
@@ -36,7 +37,7 @@ from models.histories.outcome_index import (
     OutcomeIndex,
     add_row,
     available_end,
-    count_available,
+    count_ended,
     count_outcomes,
     ensure_capacity,
     ensure_slot,
@@ -184,13 +185,14 @@ def learn_outcome(
 
 
 @compiled_in_place
-def _predict(
-    state: MixtureState, shape: Shape, jobs: JobArrays, row: int, view: View, out: Array
-) -> None:
-    look(state.outcomes, shape, jobs.keys[row], jobs.at[row], jobs.limit[row], view)
-    weigh_components(state, shape, jobs.keys[row], view)
-    limit_bin = bin_of_limit(jobs.limit[row], state.tables, shape)
-    blend(state.outcomes, shape, jobs.limit[row], limit_bin, view, out)
+def _equal_but_limit(jobs: JobArrays, row: int, second_row: int) -> bool:
+    """Whether two jobs see the same windows with the same weights: only the limits may differ."""
+    if jobs.at[row] != jobs.at[second_row]:
+        return False
+    for level in range(jobs.keys.shape[1]):
+        if jobs.keys[row, level] != jobs.keys[second_row, level]:
+            return False
+    return np.isfinite(jobs.limit[row]) == np.isfinite(jobs.limit[second_row])
 
 
 @compiled_in_place
@@ -220,7 +222,7 @@ def _advance(
     Stops when the last query is answered (without queries: when all outcomes are learned), or
     early when the state is full.
     """
-    queries = len(query_rows)
+    queries, keep = len(query_rows), False
     while progress[NEXT_QUERY] < queries or (
         queries == 0 and progress[NEXT_OUTCOME] < len(outcomes)
     ):
@@ -232,9 +234,17 @@ def _advance(
                 return
             learn_outcome(state, shape, jobs, row, weighing, view)
             progress[NEXT_OUTCOME] += 1
+            keep = False
         else:
-            query = progress[NEXT_QUERY]
-            _predict(state, shape, jobs, query_rows[query], view, masses[query])
+            query, reuse = progress[NEXT_QUERY], keep
+            row = query_rows[query]
+            keep = query + 1 < queries and _equal_but_limit(jobs, row, query_rows[query + 1])
+            limit = jobs.limit[row]
+            if not reuse:
+                look(state.outcomes, shape, jobs.keys[row], jobs.at[row], limit, view)
+                weigh_components(state, shape, jobs.keys[row], view)
+            limit_bin = bin_of_limit(limit, state.tables, shape)
+            blend(state.outcomes, shape, limit, limit_bin, view, reuse, keep, masses[query])
             scales[query] = error_scale(state.tables)
             compliance[query] = limit_compliance(state.tables, shape)
             counts[query] = view.counts
@@ -276,18 +286,6 @@ def _find_new_outcomes(
         out[row] = not repeated and (
             slot < 0 or not has_outcome(index, slot, available_at[row], ids[row])
         )
-
-
-@compiled
-def _ended_counts(index: OutcomeIndex, keys: Array, at: Array, out: Array) -> None:
-    for row in range(len(at)):
-        for level in range(keys.shape[1]):
-            slot = find_slot(index, keys[row, level])
-            out[row, level] = (
-                count_available(index, slot, available_end(index, slot, at[row]))
-                if slot >= 0
-                else 0
-            )
 
 
 class Mixture:
@@ -361,7 +359,7 @@ class Mixture:
     def ended_counts(self, contexts: Contexts) -> Array:
         """Count the outcomes that each of a job's keys had (int64[n, levels])."""
         out = np.empty(contexts.keys.shape, np.int64)
-        _ended_counts(self.state.outcomes, contexts.keys, contexts.at, out)
+        count_ended(self.state.outcomes, contexts.keys, contexts.at, out)
         return out
 
     def familiarity(self, contexts: Contexts, limits: Array) -> Familiarity:
@@ -478,12 +476,6 @@ class PrequentialReplay:
             mixture.latest_outcome_at = max(mixture.latest_outcome_at, newest)
         bounds = upper_bounds(grid, self.limits[query_rows], compliance)
         return Distribution(grid, masses, bounds), scales
-
-
-def limit_positions(grid: Grid, limits: Array) -> Array:
-    """Return the positions of limits on the axis (float64[n], infinite for none)."""
-    finite = np.isfinite(limits)
-    return np.where(finite, grid.log_bin_positions(np.where(finite, limits, 1.0)), np.inf)
 
 
 def upper_bounds(grid: Grid, limits: Array, compliance: Array) -> Array:

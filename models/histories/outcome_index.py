@@ -418,3 +418,23 @@ def insert(index: OutcomeIndex, slot: int, row: int, log_bin_position: np.float3
     index.outcome_row[position], index.log_bin_position[position] = row, log_bin_position
     index.references[row] += np.uint8(1)
     index.slots["size"][slot] += np.uint16(1)
+
+
+@compiled_in_place
+def count_ended(index: OutcomeIndex, keys: Array, at: Array, out: Array) -> None:
+    """Count the outcomes that each key had at a time.
+
+    Args:
+        index: The outcomes.
+        keys: uint64[n, levels].
+        at: Microseconds (int64[n]).
+        out: Receives the counts (int64[n, levels]).
+    """
+    for row in range(len(at)):
+        for level in range(keys.shape[1]):
+            slot = find_slot(index, keys[row, level])
+            out[row, level] = (
+                count_available(index, slot, available_end(index, slot, at[row]))
+                if slot >= 0
+                else 0
+            )

@@ -8,9 +8,9 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 
 import numpy as np
 
@@ -68,11 +68,13 @@ def group_rows(columns: Sequence[Array], rows: int) -> UniqueContexts:
     >>> group_rows([np.array([7, 7, 5], np.uint64)], 3)
     UniqueContexts(first_rows=array([0, 2]), context_of_row=array([0, 0, 1]))
     """
-    table = np.empty((rows, len(columns)), dtype=np.uint64)
+    table = np.empty((len(columns), rows), dtype=np.uint64)
     for column, values in enumerate(columns):
-        table[:, column] = values
+        table[column] = values
     first_rows, context_of_row = np.empty(rows, dtype=np.int64), np.empty(rows, dtype=np.int64)
-    count = _group_rows(table, _SECRET, first_rows, context_of_row)
+    secret = _SECRET
+    while (count := _group_rows(table, secret, first_rows, context_of_row)) < 0:
+        secret = np.uint64(secrets.randbits(64))  # two different rows had one key
     return UniqueContexts(first_rows[:count], context_of_row)
 
 
@@ -85,8 +87,19 @@ def map_in_parallel(work: Callable[[Array], dict[str, Array]], rows: Array) -> d
     batches = max(min(_cores(), len(rows) // MIN_BATCH), 1)
     if batches == 1:
         return work(rows)
-    results = list(_pool().map(work, np.array_split(rows, batches)))
+    results = list(_pool("predict").map(work, np.array_split(rows, batches)))
     return {name: np.concatenate([result[name] for result in results]) for name in results[0]}
+
+
+def run_together(*works: Callable[[], None]) -> None:
+    """Run ``works`` at the same time, each in a thread; raises what the first of them raises."""
+    futures = [_pool("stages").submit(work) for work in works[1:]]
+    try:
+        works[0]()
+    finally:
+        wait(futures)
+    for future in futures:
+        future.result()
 
 
 def _cores() -> int:
@@ -95,9 +108,10 @@ def _cores() -> int:
     return min(cores, MAX_THREADS)
 
 
-@lru_cache(maxsize=1)
-def _pool() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(MAX_THREADS, "predict")
+@cache
+def _pool(name: str) -> ThreadPoolExecutor:
+    # Stages wait for their parallel parts: in one pool they would wait for each other.
+    return ThreadPoolExecutor(MAX_THREADS, name)
 
 
 _SECRET = np.uint64(secrets.randbits(64))
@@ -106,29 +120,24 @@ _SECRET = np.uint64(secrets.randbits(64))
 
 @compiled
 def _group_rows(table: Array, secret: np.uint64, first_rows: Array, context_of_row: Array) -> int:
-    rows, columns = table.shape
+    """Group rows by a key of all their values; returns -1 where different rows have one key."""
+    columns, rows = table.shape
     size = 16
     while size < 2 * rows:
         size *= 2
-    row_key, table_row, count = np.zeros(rows, np.uint64), np.full(size, -1, np.int32), 0
+    keys, row_key = np.full(rows, secret, np.uint64), np.zeros(rows, np.uint64)
+    table_row, count = np.full(size, -1, np.int32), 0
+    for c in range(columns):
+        for row in range(rows):
+            keys[row] = mix(keys[row] ^ table[c, row])
     for row in range(rows):
-        key = secret
-        for c in range(columns):
-            key = mix(key ^ table[row, c])
-        while True:
-            position = find_position(row_key, table_row, key)
-            context = table_row[position]
-            if context < 0:
-                row_key[count], table_row[position] = key, count
-                first_rows[count] = row
-                context = count
-                count += 1
-                break
-            same = True
-            for c in range(columns):
-                same = same and table[first_rows[context], c] == table[row, c]
-            if same:
-                break
-            key = mix(key + np.uint64(1))  # two different rows with one key
-        context_of_row[row] = context
+        position = find_position(row_key, table_row, keys[row])
+        if table_row[position] < 0:
+            row_key[count], table_row[position], first_rows[count] = keys[row], count, row
+            count += 1
+        context_of_row[row] = table_row[position]
+    for c in range(columns):
+        for row in range(rows):
+            if table[c, row] != table[c, first_rows[context_of_row[row]]]:
+                return -1
     return count

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,6 +16,7 @@ from jobs.coded_jobs import Coded, CodedJobs, in_microseconds
 from jobs.schema import JOB, QUERY_FIELDS
 from jobs.transfers import TRANSFER
 from models.engine.forecaster import Forecaster
+from models.histories.unique_contexts import map_in_parallel, run_together
 from models.quantities.stochastic import POINTS, times
 from models.ranking.candidates import (
     CANDIDATE_COLUMNS,
@@ -137,14 +139,20 @@ class Ranker:
             )
         estimates = self._estimate(candidates, bool(at_site.all()), now)
         groups, deadline = candidates.job.codes, candidates["deadline"]
-        ranked = rank(
-            estimates.parts,
-            groups,
-            rule,
-            deadline if np.isfinite(deadline).any() else None,
-            _any_of(estimates.unknown | estimates.never_seen),
-            _any_of(estimates.missing),
-        )
+        optional = {
+            "deadline": deadline if np.isfinite(deadline).any() else None,
+            "behind": _any_of(estimates.unknown | estimates.never_seen),
+            "incomplete": _any_of(estimates.missing),
+        }
+        starts = np.flatnonzero(np.r_[True, np.diff(groups) != 0, True])
+
+        def rank_jobs(jobs: Array) -> dict[str, Array]:
+            rows = slice(starts[jobs[0]], starts[jobs[-1] + 1])
+            parts = {name: points[rows] for name, points in estimates.parts.items()}
+            some = {name: values[rows] for name, values in optional.items() if values is not None}
+            return rank(parts, groups[rows], rule, **some)
+
+        ranked = map_in_parallel(rank_jobs, np.arange(len(starts) - 1))
         order = np.lexsort((ranked["rank"], groups))
         unknown = _listed(estimates.unknown, PARTS, len(groups))
         never_seen = _listed(estimates.never_seen, CANDIDATE_COLUMNS, len(groups))
@@ -156,6 +164,15 @@ class Ranker:
 
     def _estimate(self, candidates: Candidates, running: bool, now: int) -> _Estimates:
         estimates = _Estimates()
+        works = [partial(self._estimate_moves, candidates, estimates, running, now)]
+        if running:
+            works.append(partial(self._estimate_at_sites, candidates, estimates, now))
+        run_together(*works)
+        return estimates
+
+    def _estimate_moves(
+        self, candidates: Candidates, estimates: _Estimates, running: bool, now: int
+    ) -> None:
         for name, end, size, towards in _MOVES:
             moved = candidates[end].codes >= 0
             if running:
@@ -180,9 +197,6 @@ class Ranker:
                 unseen = needed & ~self._has_seen(candidates[end])
                 if unseen.any():
                     estimates.never_seen[end] = unseen
-        if running:
-            self._estimate_at_sites(candidates, estimates, now)
-        return estimates
 
     def _estimate_at_sites(self, candidates: Candidates, estimates: _Estimates, now: int) -> None:
         queries = self._job_queries(candidates, now)

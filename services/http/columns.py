@@ -136,6 +136,16 @@ def _read_labels(values: Sequence[Any], errors: RowErrors) -> pa.Array:
     return pa.array(texts, pa.string()).dictionary_encode().cast(CODED)
 
 
+def _read_label_texts(texts: pa.Array, errors: RowErrors) -> pa.Array:
+    """Labels from an Arrow array of JSON objects as text."""
+    coded = texts if pa.types.is_dictionary(texts.type) else texts.dictionary_encode()
+    faults = RowErrors()
+    distinct = _read_labels(coded.dictionary.to_pylist(), faults)
+    for code, reason in faults.by_row.items():
+        errors.add_where(_filled(coded.indices, -1) == code, reason)
+    return distinct.take(coded.indices)
+
+
 def _read_labels_of_job(text: str | bytes) -> tuple[str | None, str]:
     """The labels of a JSON object, and what is wrong with them, if anything."""
     labels = parse_labels(text)
@@ -244,7 +254,7 @@ def read_array(name: str, values: pa.Array, errors: RowErrors) -> pa.Array:
         types = {"text": text, "number": pa.float64(), "time": TIME, "labels": CODED}
         return pa.nulls(len(values), types[field.kind])
     if field.kind == "labels":
-        return read_values(name, _check_lengths(field, values, errors).to_pylist(), errors)
+        return _read_label_texts(_check_lengths(field, values, errors), errors)
     if field.kind == "text":
         values = values.cast(pa.string()) if pa.types.is_integer(type_) else values
         return _check_text(field, values, errors)

@@ -6,9 +6,10 @@ from collections import Counter, defaultdict
 import numpy as np
 import pytest
 
+from models.histories.components import limit_positions
 from models.histories.familiarity import first_outcomes_key
 from models.histories.features import Contexts
-from models.histories.mixture import Mixture, limit_positions, outcome_order
+from models.histories.mixture import Mixture, outcome_order
 from models.histories.outcome_index import (
     CAP,
     MAX_ROOM,

@@ -9,7 +9,7 @@ import pytest
 
 from models.engine.target_predictor import TargetPredictor
 from models.histories.blend import look
-from models.histories.components import TAIL_FLOOR, MixtureSettings, Shape, bin_of
+from models.histories.components import TAIL_FLOOR, MixtureSettings, Shape, bin_of, limit_positions
 from models.histories.features import Contexts, choose_levels, encode
 from models.histories.mixture import Mixture, bin_of_limit, weigh_components
 from models.histories.occupancy import TRUST, OccupancyReplay, occupancy
@@ -154,6 +154,11 @@ def test_predictions_say_what_their_outcomes_say(
         mixture, settings, late, replay.replay.jobs.limit[400:], times.state.outcomes
     )
     np.testing.assert_allclose(mixture.distributions(late, bounds).mass, mass, atol=1e-6)
+    # Neighbours that differ in their limits alone share their windows and weights.
+    alike = late.take(np.repeat(np.arange(25), 4))
+    bounds = np.tile([2.0**34, 2.0**30, np.inf, np.inf], 25)
+    expected_mass = plain(mixture, settings, alike, limit_positions(mixture.grid, bounds))[0]
+    np.testing.assert_allclose(mixture.distributions(alike, bounds).mass, expected_mass, atol=1e-6)
     if settings.sampled:
         return
     np.testing.assert_allclose(both.mass, mass, atol=1e-6)

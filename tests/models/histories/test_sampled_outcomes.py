@@ -85,7 +85,7 @@ def test_responsibilities_are_of_the_components_that_were_blended(bursts: pd.Dat
         keys = contexts.keys[row]
         look(mixture.state.outcomes, shape, keys, contexts.at[row], np.inf, view)
         weigh_components(mixture.state, shape, keys, view)
-        blend(mixture.state.outcomes, shape, np.inf, last, view, out)
+        blend(mixture.state.outcomes, shape, np.inf, last, view, False, False, out)
         truth = int(np.argmax(out))
         responsibilities(mixture.state.outcomes, shape, np.inf, last, truth, view)
         floor = shape.floor / shape.fine_bins / out[truth]

@@ -13,6 +13,8 @@ from jobs.schema import OUTCOMES
 from models.engine.forecaster import Forecaster
 from models.engine.model_set import ModelSet
 from models.engine.training import train
+from models.histories import unique_contexts
+from models.histories.hash_table import mix
 from models.histories.unique_contexts import group_rows
 
 Jobs = Callable[..., pd.DataFrame]
@@ -30,6 +32,16 @@ def test_rows_are_of_one_kind_if_they_hold_the_same(table: np.ndarray) -> None:
     )
     np.testing.assert_array_equal(table[found.first_rows][found.context_of_row], table)
     assert (np.diff(found.first_rows) > 0).all()
+
+
+def test_rows_whose_keys_collide_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    secret = np.uint64(7)
+    first, second = np.array([[1, 5], [2, 0]], np.uint64)
+    # The key of two values is mix(mix(secret ^ a) ^ b).
+    second[1] = first[1] ^ np.uint64(mix(secret ^ first[0])) ^ np.uint64(mix(secret ^ second[0]))
+    monkeypatch.setattr(unique_contexts, "_SECRET", secret)
+    unique = unique_contexts.group_rows([*np.array([first, second, first]).T], 3)
+    assert unique.context_of_row.tolist() == [0, 1, 0]
 
 
 @pytest.fixture(scope="module")
