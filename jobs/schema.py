@@ -12,11 +12,14 @@ from collections import Counter
 from dataclasses import KW_ONLY, dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
-from typing import Any, Final, Literal, get_args
+from typing import Final, Literal, get_args
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 
+from infra.aliases import Flags
 from jobs.labels import LABELS_BYTES, clean_labels, repair_labels
 
 Kind = Literal["text", "number", "time", "labels"]
@@ -307,26 +310,24 @@ COLUMNS = JOB.columns
 OF_KIND = JOB.of_kind
 
 
-def _sane(values: pd.Series, field: Field) -> pd.Series:
-    """Mask of the values in the field's range; a missing value is False."""
+def _wrong(values: pd.Series, field: Field) -> Flags:
+    """Which values are present and cannot be the field's (bool[n])."""
     if field.kind == "number":
-        return values.between(field.lowest, field.highest)
+        numbers = values.to_numpy(float)
+        return np.asarray((numbers < field.lowest) | (numbers > field.highest))
     if field.kind == "time":
-        return values >= EARLIEST
+        return (values < EARLIEST).to_numpy(bool)
+    missing = values.isna().to_numpy(bool)
+    if missing.all():
+        return np.zeros(len(values), bool)
     if field.name == "status":
-        return values.isin(STATUSES)
+        return ~values.isin(STATUSES).to_numpy(bool) & ~missing
     if field.kind == "labels":
-        return values.notna() & (values == repair_labels(values)[0])
+        return (values != repair_labels(values)[0]).to_numpy(bool, na_value=False) & ~missing
+    texts = pa.array(values, from_pandas=True)
     # PostgreSQL stores no NUL character.
-    return (text_bytes(values) <= TEXT_BYTES) & ~values.str.contains("\0", regex=False, na=False)
-
-
-def text_bytes(values: pd.Series[Any]) -> pd.Series[float]:
-    """Length of each text in bytes of UTF-8; NaN where it is missing."""
-    lengths = values.str.len().astype(float)
-    long = lengths * 4 > TEXT_BYTES  # no character takes more than four bytes
-    encoded = values[long].map(lambda text: len(text.encode("utf-8", "replace")))
-    return lengths.mask(long, encoded.astype(float).reindex(values.index))
+    wrong = pc.or_(pc.greater(pc.binary_length(texts), TEXT_BYTES), pc.match_substring(texts, "\0"))
+    return np.asarray(pc.fill_null(wrong, False))
 
 
 def _complaint(field: Field) -> str:
@@ -351,22 +352,20 @@ def conform(frame: pd.DataFrame, record: Record = JOB) -> pd.DataFrame:
     ['7']
     """
     read = {"number": _as_numbers, "time": _as_times, "text": _as_texts, "labels": _as_labels}
+    no_text = pd.Series(None, range(len(frame)), "str").array
+    absent = {"number": np.nan, "text": no_text, "labels": no_text}
+    absent["time"] = pd.Series(pd.NaT, range(len(frame)), TIME_TYPE).array
     columns = {
-        field.name: read[field.kind](frame[field.name])
+        field.name: read[field.kind](frame[field.name]).array
         if field.name in frame
-        else _missing(field.kind, len(frame)).set_axis(frame.index)
+        else absent[field.kind]
         for field in record.fields
     }
+    conformed = pd.DataFrame(columns, index=frame.index)
     for field in record.fields:
-        if field.clipped:
-            columns[field.name] = columns[field.name].clip(upper=field.highest)
-    return pd.DataFrame(columns, index=frame.index)
-
-
-def _missing(kind: Kind, rows: int) -> pd.Series:
-    missing = {"number": (np.nan, "float64"), "time": (pd.NaT, TIME_TYPE)}
-    value, dtype = missing.get(kind, (None, "str"))
-    return pd.Series(value, index=range(rows), dtype=dtype)
+        if field.clipped and field.name in frame:
+            conformed[field.name] = conformed[field.name].clip(upper=field.highest)
+    return conformed
 
 
 def _as_numbers(values: pd.Series) -> pd.Series:
@@ -394,7 +393,8 @@ def _as_texts(values: pd.Series) -> pd.Series:
         texts = values.map(
             lambda value: str(value).encode("utf-8", "replace").decode(), na_action="ignore"
         ).astype("str")
-    return texts.mask(texts == "") if (texts == "").any() else texts
+    is_empty = texts == ""
+    return texts.mask(is_empty) if is_empty.any() else texts
 
 
 def _as_labels(values: pd.Series) -> pd.Series:
@@ -430,7 +430,7 @@ def leave_out_bad_fields(
             if field.name == record.elapsed:
                 values = values.mask(values.between(-CLOCK_SKEW.total_seconds(), 0), 0.0)
                 columns[field.name] = values
-            wrong = values.notna() & ~_sane(values, field)
+            wrong = pd.Series(_wrong(values, field), jobs.index)
             if field.name == record.elapsed:  # it can be missed only where the times say it too
                 wrong &= jobs["started_at"].notna() & jobs["ended_at"].notna()
         if wrong.any():
@@ -447,8 +447,8 @@ def derive_fields(jobs: pd.DataFrame, record: Record = JOB) -> pd.DataFrame:
     """
     jobs = jobs.copy()
     for field in record.fields:
-        if field.zero_is_unknown:
-            jobs[field.name] = jobs[field.name].mask(jobs[field.name] == 0)
+        if field.zero_is_unknown and (is_zero := jobs[field.name] == 0).any():
+            jobs[field.name] = jobs[field.name].mask(is_zero)
     for earlier, later in (("submitted_at", "started_at"), ("started_at", "ended_at")):
         early_by = jobs[earlier] - jobs[later]
         skewed = (early_by > pd.Timedelta(0)) & (early_by <= CLOCK_SKEW)
@@ -457,7 +457,7 @@ def derive_fields(jobs: pd.DataFrame, record: Record = JOB) -> pd.DataFrame:
     seconds = (jobs["ended_at"] - jobs["started_at"]).dt.total_seconds()
     elapsed = jobs[record.elapsed] = jobs[record.elapsed].fillna(seconds)
     # A time outside the field's range cannot be added to a time; split_valid rejects its record.
-    sane = elapsed.where(_sane(elapsed, record.by_name[record.elapsed]))
+    sane = elapsed.mask(_wrong(elapsed, record.by_name[record.elapsed]))
     ran = pd.to_timedelta(sane, unit="s").astype("timedelta64[us]")
     jobs["ended_at"] = jobs["ended_at"].fillna(jobs["started_at"] + ran).astype(TIME_TYPE)
     jobs["started_at"] = jobs["started_at"].fillna(jobs["ended_at"] - ran).astype(TIME_TYPE)
@@ -481,30 +481,28 @@ def split_valid(
     jobs_index, jobs = jobs.index, jobs.reset_index(drop=True)
     reasons: dict[int, str] = {}
 
-    def refuse(wrong: pd.Series, reason: str, values: pd.Series | None = None) -> None:
-        for row in np.flatnonzero(wrong.to_numpy(bool, na_value=False)).tolist():
+    def refuse(wrong: Flags, reason: str, values: pd.Series | None = None) -> None:
+        for row in np.flatnonzero(wrong).tolist():
             value = "" if values is None else f": {str(values[row])[:SHOWN_CHARACTERS]}"
             reasons.setdefault(row, reason + value)
 
     for field in record.fields:
         values = jobs[field.name]
-        missing = values.isna()
         if field.required:
-            refuse(missing, f"{field.name} is missing")
-        if not missing.all():
-            refuse(~(missing | _sane(values, field)), _complaint(field), values)
+            refuse(values.isna().to_numpy(bool), f"{field.name} is missing")
+        refuse(_wrong(values, field), _complaint(field), values)
     for name in record.of_kind["time"]:
-        refuse(jobs[name] > latest, f"{name} is in the future")
+        refuse((jobs[name] > latest).to_numpy(bool), f"{name} is in the future")
     for later, earlier in (
         ("ended_at", "started_at"),
         ("ended_at", "submitted_at"),
         ("started_at", "submitted_at"),
     ):
-        refuse(jobs[later] < jobs[earlier], f"{later} is before {earlier}")
+        refuse((jobs[later] < jobs[earlier]).to_numpy(bool), f"{later} is before {earlier}")
     rows = sorted(reasons)
     keep = np.ones(len(jobs), bool)
     keep[rows] = False
     jobs.index = jobs_index
-    return jobs[keep], pd.Series(
+    return jobs[keep] if rows else jobs, pd.Series(
         [reasons[row] for row in rows], index=jobs_index[rows], dtype=object
     )

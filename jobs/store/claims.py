@@ -14,11 +14,12 @@ it back, and transaction numbers begin anew when a database is copied to another
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 from sqlalchemy import (
     ARRAY,
     BigInteger,
@@ -33,13 +34,16 @@ from sqlalchemy import (
 )
 
 from infra.aliases import Integers
-from jobs.store.database import share_writers
+from jobs.store.database import StoreError, share_writers
+from jobs.store.frames import copies_rows, copy_rows, to_arrow
 from jobs.store.retention import newest_revision
 from jobs.store.tables import KEYS, RECORDS
 
 _TAKEN = {table.name: (0x6772 + number) << 48 for number, table in enumerate(RECORDS.values())}
 """The advisory lock of revision 0 of each table; that of revision n is n more."""
 _MONTH = "datetime64[M]"
+_HAD_KEYS = "the last batch had keys already"
+_UNIQUE_VIOLATION = "23505"
 
 
 def claim(connection: Connection, table: Table, jobs: pd.DataFrame) -> Integers | None:
@@ -58,24 +62,50 @@ def claim(connection: Connection, table: Table, jobs: pd.DataFrame) -> Integers 
     if connection.dialect.name != "postgresql":
         return None
     keys, (source, name, moment) = KEYS[table.name], _names(table)
-    unique = jobs.drop_duplicates([source, name])
+    # All writers insert in one order, so that none waits for another that waits for it.
+    rows = _arrow_keys(table, jobs.drop_duplicates([source, name]))
+    rows = rows.take(pc.sort_indices(rows, [(source, "ascending"), (name, "ascending")]))
+    if _copy_keys(connection, keys.name, rows):
+        return np.empty(0, np.int64)
+    arrays = _arrays(rows)
     inserted = connection.execute(
         _with_rows(
             f"INSERT INTO {keys} ({source}, {name}, {moment}) SELECT source, name, moment "
-            'FROM {rows} ORDER BY source COLLATE "C", name COLLATE "C" ON CONFLICT DO NOTHING'
+            "FROM {rows} ON CONFLICT DO NOTHING"
         ),
-        _arrays(table, unique),
+        arrays,
     ).rowcount
-    if inserted == len(unique):
+    connection.info[_HAD_KEYS] = inserted < len(rows)
+    if inserted == len(rows):
         return np.empty(0, np.int64)
     stored = connection.execute(
         _with_rows(
             f"SELECT key.{moment} FROM {keys} AS key JOIN {{rows}} ON {_same_job(table)} "
             f"ORDER BY key.{source}, key.{name} FOR UPDATE OF key"
         ),
-        _arrays(table, unique),
+        arrays,
     )
     return np.fromiter(stored.scalars(), np.int64)
+
+
+def _copy_keys(connection: Connection, keys: str, rows: pa.Table) -> bool:
+    """Insert keys by COPY, at a third of the cost of an insertion that admits stored ones.
+
+    It is tried where the last batch of this connection had new jobs only.
+
+    Returns:
+        Whether they were inserted: none of them was there.
+    """
+    if connection.info.get(_HAD_KEYS) or not copies_rows(connection, len(rows)):
+        return False
+    try:
+        with connection.begin_nested():
+            copy_rows(connection, keys, dict(zip(rows.column_names, rows.columns, strict=True)))
+    except StoreError as error:
+        if getattr(error.__cause__, "sqlstate", "") != _UNIQUE_VIOLATION:
+            raise
+        return False
+    return True
 
 
 def update_claims(connection: Connection, table: Table, jobs: pd.DataFrame) -> None:
@@ -136,11 +166,12 @@ def next_revision(connection: Connection, table: Table) -> int:
     if connection.dialect.name != "postgresql":
         return newest_revision(connection, table) + 1
     sequence = _sequence(table)
-    connection.execute(
-        text(f"SELECT pg_advisory_xact_lock_shared(:taken + last_value) FROM {sequence}"),
-        {"taken": _TAKEN[table.name]},
+    # The lock comes first: the expressions of a selection are evaluated from left to right.
+    locked = f"pg_advisory_xact_lock_shared(:taken + last_value), nextval('{sequence}')"
+    row = connection.execute(
+        text(f"SELECT {locked} FROM {sequence}"), {"taken": _TAKEN[table.name]}
     )
-    return int(connection.execute(text(f"SELECT nextval('{sequence}')")).scalar_one())
+    return int(row.one()[1])
 
 
 def last_revision(connection: Connection, table: Table) -> int:
@@ -194,7 +225,7 @@ def _change(
     if connection.dialect.name == "postgresql" and not jobs.empty:
         statement = statement.replace("{keys}", KEYS[table.name].name)
         where = f" WHERE {_same_job(table)}{condition}"
-        connection.execute(_with_rows(statement + where), _arrays(table, jobs))
+        connection.execute(_with_rows(statement + where), _arrays(_arrow_keys(table, jobs)))
 
 
 def _with_rows(statement: str) -> Any:
@@ -206,10 +237,15 @@ def _with_rows(statement: str) -> Any:
     )
 
 
-def _arrays(table: Table, jobs: pd.DataFrame) -> dict[str, Iterable[Any]]:
-    source, name, moment = _names(table)
-    return {
-        "sources": jobs[source].tolist(),
-        "names": jobs[name].tolist(),
-        "moments": jobs[moment].to_numpy("datetime64[us]").view(np.int64).tolist(),
-    }
+def _arrow_keys(table: Table, jobs: pd.DataFrame) -> pa.Table:
+    """The keys of rows or reports."""
+    kinds = ("text", "text", "time")
+    names = _names(table)
+    return pa.table(
+        {name: to_arrow(jobs[name], kind) for name, kind in zip(names, kinds, strict=True)}
+    )
+
+
+def _arrays(keys: pa.Table) -> dict[str, list[Any]]:
+    names = ("sources", "names", "moments")
+    return dict(zip(names, (column.to_pylist() for column in keys.columns), strict=True))

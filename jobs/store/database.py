@@ -147,11 +147,17 @@ def lock_partitions(connection: Connection) -> None:
     _lock(connection, "pg_advisory_xact_lock", _PARTITIONS_LOCK)
 
 
+def busy_seconds(connection: Connection) -> float:
+    """How long a connection waits for a lock."""
+    return float(connection.get_execution_options().get("busy_seconds", BUSY_SECONDS))
+
+
 def _lock(connection: Connection, function: str, number: int) -> None:
     if connection.dialect.name == "postgresql":
-        seconds = connection.get_execution_options().get("busy_seconds", BUSY_SECONDS)
-        connection.exec_driver_sql(f"SET LOCAL lock_timeout = {seconds * 1000:.0f}")
-        connection.execute(text(f"SELECT {function}(:lock)"), {"lock": number})
+        seconds = busy_seconds(connection)
+        # The time-out first: it is read when the lock is waited for.
+        set_timeout = f"set_config('lock_timeout', '{seconds * 1000:.0f}', true)"
+        connection.exec_driver_sql(f"SELECT {set_timeout}, {function}({number})")
 
 
 def _begin(connection: Connection) -> None:

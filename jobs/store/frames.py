@@ -34,10 +34,12 @@ from sqlalchemy import (
 
 from infra.aliases import Integers
 from jobs.schema import TIME_TYPE
-from jobs.store.database import displayed_url, failure
+from jobs.store.database import busy_seconds, displayed_url, failure
 from jobs.store.partitions import create_partitions, key_columns, partition_column
 
 Moment = datetime | pd.Timestamp
+Values = Sequence[Any]
+"""A column: Python values or an Arrow array."""
 
 BATCH_ROWS = 5_000  # more at once takes twice as long: Python's garbage collector walks the rows
 MIN_COPY_ROWS = 500
@@ -72,18 +74,20 @@ def write_rows(
     if frame.empty:
         return
     kinds = {column.name: column.info["kind"] for column in table.columns if column.name in frame}
-    values = {name: _values(frame[name], kind) for name, kind in kinds.items()}
-    write_values(connection, table, values, overwrite, new)
+    arrays = {name: to_arrow(frame[name], kind) for name, kind in kinds.items()}
+    if new:
+        arrays = {name: array for name, array in arrays.items() if array.null_count < len(array)}
+    write_values(connection, table, arrays, overwrite, new)
 
 
 def write_values(
     connection: Connection,
     table: Table,
-    values: Mapping[str, Sequence[Any]],
+    values: Mapping[str, Values],
     overwrite: bool,
     new: bool = False,
 ) -> None:
-    """Insert rows given as Python values by column: times in microseconds, None for missing.
+    """Insert rows given by column: times in microseconds, None or null for missing.
 
     Args:
         connection: the caller's transaction.
@@ -96,13 +100,22 @@ def write_values(
     values = {column.name: _indexable(column, values[column.name]) for column in columns}
     if moment := partition_column(connection, table):
         create_partitions(connection, table, values[moment])
-    if connection.dialect.name == "postgresql" and len(values[columns[0].name]) >= MIN_COPY_ROWS:
+    if copies_rows(connection, len(values[columns[0].name])):
+        arrays = {
+            column.name: pa.array(values[column.name], _ARROW[column.info["kind"]])
+            if not isinstance(values[column.name], pa.Array)
+            else values[column.name]
+            for column in columns
+        }
         if new:
-            _copy(connection, table.name, columns, values)
+            copy_rows(connection, table.name, arrays)
         else:
-            _merge(connection, table, columns, values, overwrite)
+            _merge(connection, table, columns, arrays, overwrite)
         return
-    rows = zip(*(values[column.name] for column in columns), strict=True)
+    lists = (
+        column.to_pylist() if isinstance(column, pa.Array) else column for column in values.values()
+    )
+    rows = zip(*lists, strict=True)
     statement = _insert_statement(connection, table, columns, overwrite)
     while chunk := list(islice(rows, BATCH_ROWS)):
         connection.exec_driver_sql(statement, chunk)
@@ -142,12 +155,16 @@ def _key_limit(table: Table) -> int:
     return KEY_BYTES // sum(column.name not in SHORT_KEYS for column in texts)
 
 
-def _indexable(column: Column[Any], values: Sequence[Any]) -> Sequence[Any]:
+def _indexable(column: Column[Any], values: Values) -> Values:
     """The values of a column; the texts of a key are shortened where an index could refuse them."""
     if column.info["kind"] != "text" or not column.primary_key:
         return values
     # Four such texts fit in any key, with four bytes a character.
-    if max(map(len, values), default=0) * 16 <= KEY_BYTES:
+    if isinstance(values, pa.Array):
+        if (pc.max(pc.utf8_length(values)).as_py() or 0) * 16 <= KEY_BYTES:
+            return values
+        values = values.to_pylist()
+    elif max(map(len, values), default=0) * 16 <= KEY_BYTES:
         return values
     return [index_key(column, value) for value in values]
 
@@ -189,7 +206,7 @@ def _merge(
     connection: Connection,
     table: Table,
     columns: Sequence[Column[Any]],
-    values: Mapping[str, Sequence[Any]],
+    arrays: Mapping[str, pa.Array],
     overwrite: bool,
 ) -> None:
     """Insert by COPY into a temporary table of this transaction, and from there."""
@@ -198,7 +215,7 @@ def _merge(
         f"CREATE TEMP TABLE IF NOT EXISTS {draft} "
         f"(LIKE {table.name} INCLUDING DEFAULTS) ON COMMIT DROP"
     )
-    _copy(connection, draft, columns, values)
+    copy_rows(connection, draft, arrays)
     action = _on_conflict(connection, table, columns, overwrite)
     connection.exec_driver_sql(
         f"INSERT INTO {table.name} ({names}) SELECT {names} FROM {draft} {action}"
@@ -206,53 +223,56 @@ def _merge(
     connection.exec_driver_sql(f"TRUNCATE {draft}")
 
 
-def _copy(
-    connection: Connection,
-    name: str,
-    columns: Sequence[Column[Any]],
-    values: Mapping[str, Sequence[Any]],
-) -> None:
-    """Insert rows by COPY, which is several times as fast on PostgreSQL."""
-    arrays = [pa.array(values[column.name], _ARROW[column.info["kind"]]) for column in columns]
+def copies_rows(connection: Connection, rows: int) -> bool:
+    """Whether so many rows are inserted by COPY."""
+    return connection.dialect.name == "postgresql" and rows >= MIN_COPY_ROWS
+
+
+def copy_rows(connection: Connection, name: str, arrays: Mapping[str, pa.Array]) -> None:
+    """Insert rows by COPY, which is several times as fast on PostgreSQL.
+
+    Args:
+        connection: the caller's transaction.
+        name: name of the table.
+        arrays: the columns by name.
+    """
     # A present value is quoted, even if it is empty; a missing one is nothing at all.
     options = csv.WriteOptions(include_header=False, quoting_style="all_valid")
     out = pa.BufferOutputStream()
-    csv.write_csv(pa.table(arrays, [column.name for column in columns]), out, options)
+    csv.write_csv(pa.table(dict(arrays)), out, options)
+    names = ", ".join(connection.dialect.identifier_preparer.quote(column) for column in arrays)
+    statement = f"COPY {name} ({names}) FROM STDIN (FORMAT csv)"
     driver = connection.connection.cursor()
-    statement = f"COPY {name} ({_quoted(connection, columns)}) FROM STDIN (FORMAT csv)"
     try:
         with driver.copy(statement) as copy:
             copy.write(out.getvalue())
     except connection.dialect.loaded_dbapi.Error as error:  # not seen by SQLAlchemy
-        raise failure(error, displayed_url(connection.engine)) from error
+        where = displayed_url(connection.engine)
+        raise failure(error, where, busy_seconds(connection), statement) from error
     finally:
         driver.close()
 
 
-def _values(series: pd.Series, kind: str) -> list[Any]:
-    """Python values of a column, with None for what is missing."""
-    values: list[Any]
-    missing = series.isna().to_numpy()
-    if missing.all():
-        return [None] * len(series)
+def to_arrow(series: pd.Series, kind: str) -> pa.Array:
+    """A column as it is stored, null for what is missing."""
     if kind == "time":
-        values = _microseconds(series).tolist()
-    elif kind == "json":
+        return pa.array(_microseconds(series), pa.int64(), mask=series.isna().to_numpy(bool))
+    if kind == "number":
+        return pa.array(series.to_numpy(float, na_value=np.nan), from_pandas=True)
+    if kind in ("text", "labels"):
+        texts = pa.array(series.astype("str"), from_pandas=True)
+        if isinstance(texts, pa.ChunkedArray):
+            texts = texts.combine_chunks()
+        # PostgreSQL stores no NUL; only fields of records have been checked for it before.
+        return pc.replace_substring(texts, "\0", "\ufffd")
+    if kind == "json":
+        missing = series.isna().to_numpy()
         values = [
             None if is_missing else json.dumps(value)
             for value, is_missing in zip(series, missing, strict=True)
         ]
-    elif kind in ("text", "labels"):
-        # PostgreSQL stores no NUL; only fields of records have been checked for it before.
-        values = pc.replace_substring(
-            pa.array(series.astype("str"), from_pandas=True), "\0", "\ufffd"
-        ).to_pylist()
-    else:
-        values = list(series.tolist())
-    if missing.any():
-        for position in np.flatnonzero(missing).tolist():
-            values[position] = None
-    return values
+        return pa.array(values, pa.string())
+    return pa.array(series, _ARROW[kind], from_pandas=True)
 
 
 def is_one_of(

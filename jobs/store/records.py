@@ -6,9 +6,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
+import numpy as np
 import pandas as pd
 from sqlalchemy import Connection, Engine, Select, delete, func, select
 
+from infra.aliases import Flags
 from jobs.owners import NotOwnedError, Owners
 from jobs.schema import JOB, Record
 from jobs.store.attempts import update_attempts
@@ -88,50 +90,63 @@ def add_jobs(
     if named is not reports:
         stored, has_keys = _claim_and_read(connection, named, record)
     jobs = merge_repeated(named, record).reset_index(drop=True)
-    keys = pd.MultiIndex.from_frame(jobs[identity])
     # The stored row of each job, -1 for none.
-    stored_row = pd.MultiIndex.from_frame(stored[identity]).get_indexer(keys)
-    is_new, is_recent = stored_row < 0, jobs["submitted_at"] >= retention_start(connection)
-    new, outdated = jobs[is_new & is_recent], jobs[is_new & ~is_recent]
-    reported = jobs[~is_new]
+    stored_row = np.full(len(jobs), -1)
+    if len(stored):
+        keys = pd.MultiIndex.from_frame(jobs[identity])
+        stored_row = pd.MultiIndex.from_frame(stored[identity]).get_indexer(keys)
+    is_new = stored_row < 0
+    is_recent = (jobs["submitted_at"] >= retention_start(connection)).to_numpy(bool)
+    new, outdated = _rows(jobs, is_new & is_recent), _rows(jobs, is_new & ~is_recent)
+    reported = _rows(jobs, ~is_new)
     before = stored.iloc[stored_row[~is_new]].set_axis(reported.index)
     if owners is not None and not (owners.own(jobs).all() and owners.own(before).all()):
         raise NotOwnedError(f"a job does not belong to {owners}; nothing was kept")
-    after = merge(before, reported, record)
-    changed = differs(before, after, record)
-    is_earlier = is_other_attempt(before, after)
-    ended_now = (stage(after) == 3) & ((stage(before) < 3) | is_earlier)
-    ended = pd.concat([new[new["ended_at"].notna()], after[ended_now]]).sort_index()
+    ended, changed = _rows(new, new["ended_at"].notna().to_numpy(bool)), np.empty(0, bool)
+    if len(reported):
+        after = merge(before, reported, record)
+        changed = differs(before, after, record)
+        is_earlier = is_other_attempt(before, after)
+        ended_now = (stage(after) == 3) & ((stage(before) < 3) | is_earlier)
+        ended = pd.concat([ended, after[ended_now]]).sort_index()
 
     revision = next_revision(connection, table) if len(ended) else 0
-    new_rows = new.dropna(axis="columns", how="all").assign(
-        revision=revision * new["ended_at"].notna()
-    )
+    new_rows = new.assign(revision=revision * new["ended_at"].notna())
     write_rows(connection, table, new_rows, overwrite=True, new=True)
     drop_claims(connection, table, outdated)
+    outcomes, earlier_attempts = new, 0
+    if len(reported):
+        outcomes = pd.concat([new, after])
+        # A corrected submission may belong to another month (see ``jobs.store.partitions``).
+        moved = before[changed & (before["submitted_at"] != after["submitted_at"])]
+        for condition in conditions_by_source(connection, table, moved):
+            connection.execute(delete(table).where(*condition))
+        rows = after.assign(revision=before["revision"].mask(ended_now, revision))
+        write_rows(connection, table, rows[changed], overwrite=True)
     if has_keys or len(named) > len(jobs):
-        update_claims(connection, table, pd.concat([new, after[changed]]))
-    # A corrected submission may belong to another month (see ``jobs.store.partitions``).
-    moved = before[changed & (before["submitted_at"] != after["submitted_at"])]
-    for condition in conditions_by_source(connection, table, moved):
-        connection.execute(delete(table).where(*condition))
-    revisions = before["revision"].mask(ended_now, revision)
-    write_rows(connection, table, after.assign(revision=revisions)[changed], overwrite=True)
-    outcomes = pd.concat([new, after])
-    earlier = named[is_other_attempt(named, align_outcomes(named, outcomes, record))]
-    if record is JOB:
-        earlier_runs = pd.concat([earlier, before[is_earlier]])
-        update_attempts(connection, earlier_runs, outcomes, after[changed])
-    unchanged = int((~changed).sum()) + len(outdated)
+        update_claims(connection, table, outcomes)
+    if len(reported) or len(named) > len(jobs):
+        earlier = named[is_other_attempt(named, align_outcomes(named, outcomes, record))]
+        earlier_attempts = len(earlier)
+        if record is JOB:
+            runs = pd.concat([earlier, before[is_earlier]]) if len(reported) else earlier
+            update_attempts(
+                connection, runs, outcomes, after[changed] if len(reported) else outcomes.iloc[:0]
+            )
     return AddResult(
         len(new),
         int(changed.sum()),
-        unchanged,
+        int((~changed).sum()) + len(outdated),
         revision,
         ended.reset_index(drop=True),
         len(outdated),
-        len(earlier),
+        earlier_attempts,
     )
+
+
+def _rows(frame: pd.DataFrame, mask: Flags) -> pd.DataFrame:
+    """The rows of a mask; the frame itself for all of them."""
+    return frame if mask.all() else frame[mask]
 
 
 def _claim_and_read(
@@ -150,7 +165,7 @@ def _claim_and_read(
         if moments is None or len(moments)
     ]
     frames = [frame for frame in frames if len(frame)]
-    stored = pd.concat(frames, ignore_index=True) if frames else jobs.iloc[:0].assign(revision=0)
+    stored = pd.concat(frames, ignore_index=True) if frames else jobs.iloc[:0]
     return stored, moments is not None and len(moments) > 0
 
 

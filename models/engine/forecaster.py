@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -17,6 +18,7 @@ from infra.shared_lock import SharedLock
 from jobs.coded_jobs import CodedJobs, encode_jobs, in_microseconds
 from models.engine import hosts
 from models.engine.advice import Advice
+from models.engine.encoded_outcomes import EncodedOutcomes
 from models.engine.explanation import explain_target
 from models.engine.level_selection import select_levels
 from models.engine.model_set import NO_MODEL, ModelSet
@@ -45,6 +47,8 @@ from models.refiner.clusters import GLOBAL
 
 LEVELS_FINAL_JOBS = 4000
 """Without a model the levels are chosen anew as the jobs double, until there are so many."""
+PAUSE = 0.0005
+"""Seconds between two slices of outcomes."""
 
 
 @dataclass(frozen=True)
@@ -141,12 +145,26 @@ class Forecaster:
         """The version that predicts, or ``none`` where no model does."""
         return self.model_set.version if self.model_set else NO_MODEL
 
-    def learn(self, jobs: pd.DataFrame) -> None:
-        """Learn jobs that ended, in any order; those learned before change nothing."""
-        with self._lock.writing():
-            if self._first_jobs is not None:
-                jobs = self._rechoose_levels(jobs)
-            self._learn(jobs)
+    def learn(self, jobs: pd.DataFrame, rows: int | None = None) -> None:
+        """Learn jobs that ended, in any order; those learned before change nothing.
+
+        Args:
+            jobs: The jobs.
+            rows: How many are learned at a time, in between predictions go on; None: all.
+        """
+        rows, encoded = rows or max(len(jobs), 1), None
+        for start in range(0, len(jobs), rows):
+            if self._first_jobs is None and encoded is None:
+                encoded = self._encode_outcomes(jobs)
+            with self._lock.writing():
+                if encoded is None:
+                    some = self._rechoose_levels(jobs.iloc[start : start + rows])
+                    self._learn(self._encode_outcomes(some))
+                else:
+                    self._learn(encoded.take(np.arange(start, min(start + rows, len(jobs)))))
+            if start + rows < len(jobs):
+                # The lock is not fair: without a pause the next slice would overtake a prediction.
+                time.sleep(PAUSE)
 
     def _rechoose_levels(self, jobs: pd.DataFrame) -> pd.DataFrame:
         """Choose the levels anew where the jobs have doubled; returns the jobs to learn then."""
@@ -163,19 +181,30 @@ class Forecaster:
         self._start(levels)
         return all_jobs
 
-    def _learn(self, jobs: pd.DataFrame) -> None:
-        contexts, clusters = encode(jobs, self.levels), self._clusters(jobs)
-        runs, is_own = [np.arange(len(jobs))], np.ones(len(jobs), dtype=np.bool_)
+    def _encode_outcomes(self, jobs: pd.DataFrame) -> EncodedOutcomes:
+        targets = [TARGETS[name] for name in self.names]
+        return EncodedOutcomes(
+            encode(jobs, self.levels),
+            self._clusters(jobs),
+            self.owns(jobs),
+            np.array([target.value(jobs) for target in targets]),
+            np.array([target.limit(jobs) for target in targets]),
+        )
+
+    def _learn(self, outcomes: EncodedOutcomes) -> None:
+        contexts, is_own = outcomes.contexts, outcomes.is_own
+        runs = [np.arange(len(is_own))]
         if self.shard is not None:
             # Others' outcomes come first: of more than a history keeps, older ones were missing.
-            runs, is_own = list(batches(outcome_order(contexts))), self.owns(jobs)
+            runs = list(batches(outcome_order(contexts)))
             if self.model_set is None and self._learned_jobs < LEVELS_FINAL_JOBS:
                 # A shard's own jobs are too few for the first weights.
+                is_own = is_own.copy()
                 is_own[: LEVELS_FINAL_JOBS - self._learned_jobs] = True
-            self._learned_jobs += len(jobs)
+            self._learned_jobs += len(is_own)
         is_trained = contexts.available_at <= self._trained_until
-        for name, predictor in self.predictors.items():
-            values, limits = TARGETS[name].value(jobs), TARGETS[name].limit(jobs)
+        for name, values, limits in zip(self.names, outcomes.values, outcomes.limits, strict=True):
+            predictor = self.predictors[name]
             for run in runs:
                 foreign = run[~is_own[run] & np.isfinite(values[run])]
                 if len(foreign):
@@ -185,7 +214,8 @@ class Forecaster:
                 trained = run[is_own[run] & is_trained[run]]
                 predictor.load_histories(contexts.take(trained), values[trained], limits[trained])
                 since = run[is_own[run] & ~is_trained[run]]
-                predictor.learn(contexts.take(since), values[since], limits[since], clusters[since])
+                clusters = outcomes.clusters[since]
+                predictor.learn(contexts.take(since), values[since], limits[since], clusters)
 
     def owns(self, jobs: pd.DataFrame | CodedJobs) -> Flags:
         """Whether each job is of a user whose histories are complete here (bool[n])."""

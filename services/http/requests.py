@@ -98,13 +98,15 @@ def read_outcomes(batch: Batch, now: datetime | None = None) -> OutcomeReport:
     _require(batch, FINISHED_REQUIRED)
     if not batch.jobs.num_rows:
         return OutcomeReport(conform(pd.DataFrame()))
-    frame = conform(batch.jobs.to_pandas())
+    frame = conform(_with_plain_texts(batch.jobs).to_pandas())
     frame["status"] = frame["status"].fillna("unknown")
-    jobs = derive_fields(frame.drop(index=list(errors.essential)))
+    jobs = derive_fields(frame.drop(index=list(errors.essential)) if errors.essential else frame)
     unfinished = jobs["ended_at"].isna() | ~jobs["status"].isin(FINISHED)
-    for index in jobs.index[unfinished]:
-        errors.add(index, _UNFINISHED)
-    jobs, reasons = split_valid(jobs[~unfinished], now)
+    if unfinished.any():
+        for index in jobs.index[unfinished]:
+            errors.add(index, _UNFINISHED)
+        jobs = jobs[~unfinished]
+    jobs, reasons = split_valid(jobs, now)
     for index, reason in reasons.items():
         errors.add(int(str(index)), str(reason))
     report = OutcomeReport(jobs)
@@ -112,6 +114,14 @@ def read_outcomes(batch: Batch, now: datetime | None = None) -> OutcomeReport:
         notes = report.rejected if index in errors.essential else report.left_out
         notes.append({"index": index, "reason": reason})
     return report
+
+
+def _with_plain_texts(jobs: pa.Table) -> pa.Table:
+    """The same columns without dictionaries, which pandas would make texts of one by one."""
+    fields = [
+        field.with_type(pa.string()) if field.type == CODED else field for field in jobs.schema
+    ]
+    return jobs.cast(pa.schema(fields))
 
 
 def _require(batch: Batch, names: tuple[str, ...]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -50,10 +49,14 @@ class ActiveModel:
 
         A job that the forecaster cannot learn is left out with a line in the log.
         """
-        for start in range(0, len(ended), rows):
-            self._learn_slice(ended.iloc[start : start + rows])
-            # The lock is not fair: without a pause the next slice would overtake a prediction.
-            time.sleep(0.0005)
+        try:
+            self.forecaster.learn(ended, rows)
+        except Exception as error:
+            if not is_data_error(error):
+                raise
+            # Jobs that are learned twice count once.
+            for start in range(0, len(ended), rows):
+                self._learn_slice(ended.iloc[start : start + rows])
 
     def _learn_slice(self, ended: pd.DataFrame) -> None:
         try:
@@ -65,7 +68,6 @@ class ActiveModel:
                 source, job_id = ended["source"].iloc[0], ended["job_id"].iloc[0]
                 log.exception("the outcome of job %s of %s cannot be learned", job_id, source)
                 return
-            # Jobs that are learned twice count once.
             middle = len(ended) // 2
             self._learn_slice(ended.iloc[:middle])
             self._learn_slice(ended.iloc[middle:])

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import numpy as np
 import pandas as pd
 import pandera.pandas as pa
@@ -22,7 +20,7 @@ from jobs.schema import (
     TIME_TYPE,
     Field,
     _complaint,
-    _sane,
+    _wrong,
     conform,
     derive_fields,
     leave_out_bad_fields,
@@ -37,7 +35,9 @@ def frame_schema() -> pa.DataFrameSchema:
     kinds = {"text": "str", "number": float, "time": TIME_TYPE, "labels": "str"}
 
     def column(field: Field) -> pa.Column:
-        check = pa.Check(partial(_sane, field=field), error=_complaint(field))
+        check = pa.Check(
+            lambda values: ~pd.Series(_wrong(values, field), values.index), error=_complaint(field)
+        )
         return pa.Column(kinds[field.kind], check, nullable=not field.required)
 
     return pa.DataFrameSchema(

@@ -13,7 +13,15 @@ import pytest
 from sqlalchemy import text
 
 from jobs.schema import conform
-from jobs.store import StoreError, add_jobs, has_ended_after, open_store, read_ended, read_jobs
+from jobs.store import (
+    StoreError,
+    add_jobs,
+    frames,
+    has_ended_after,
+    open_store,
+    read_ended,
+    read_jobs,
+)
 from jobs.store.merging import merge_repeated
 from jobs.store.retention import drop_source
 
@@ -110,9 +118,14 @@ def test_a_later_revision_is_read_when_the_slow_transaction_before_it_has_ended(
     assert follower.seen == Counter(["slow slow", "slow quick"])
 
 
-def test_writers_of_the_same_jobs_at_once_merge_all_that_was_committed(server: Any) -> None:
+@pytest.mark.parametrize("copied", [False, True])
+def test_writers_of_the_same_jobs_at_once_merge_all_that_was_committed(
+    server: Any, copied: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Four writers in threads, in other orders, with corrected months, slow and aborted ones."""
-    source, ids = "the same", [str(number) for number in range(30)]
+    if copied:
+        monkeypatch.setattr(frames, "MIN_COPY_ROWS", 1)
+    source, ids = f"the same, {copied}", [str(number) for number in range(30)]
     reports: list[pd.DataFrame] = []
     failures: list[BaseException] = []
     writing, follower = threading.Event(), Follower(server)
@@ -199,3 +212,15 @@ def test_the_keys_are_those_of_the_stored_jobs(server: Any) -> None:
     assert keys() == [("1", "01-05"), ("2", "02-01")]
     drop_source(server, "keys")
     assert keys() == []
+
+
+def test_a_batch_that_is_copied_is_stored_where_some_of_its_jobs_were_there(server: Any) -> None:
+    ids = [str(number) for number in range(frames.MIN_COPY_ROWS + 1)]
+    added = []
+    for names in (ids[:-1], ids, ids, [f"{name}'" for name in ids]):
+        with server.begin() as connection:
+            result = add_jobs(connection, ended("copied", *names))
+        added.append((result.added, result.unchanged))
+    count = len(ids)
+    assert added == [(count - 1, 0), (1, count - 1), (0, count), (count, 0)]
+    assert len(read_jobs(server, sources=["copied"])) == 2 * count

@@ -136,6 +136,17 @@ def test_an_engine_told_as_jobs_end_answers_as_training_lived_through_them(
         np.testing.assert_allclose(answer, bent.mass[row], rtol=1e-4, atol=1e-7, err_msg=str(row))
 
 
+def test_outcomes_learned_in_slices_of_one_call_count_as_those_of_several_calls(
+    jobs: pd.DataFrame,
+) -> None:
+    at_once, in_turn = Forecaster(), Forecaster()
+    at_once.learn(jobs, rows=170)
+    for start in range(0, len(jobs), 170):
+        in_turn.learn(jobs.iloc[start : start + 170])
+    query = jobs.tail(50)
+    pd.testing.assert_frame_equal(at_once.predict(query), in_turn.predict(query))
+
+
 def test_an_answer_asked_at_a_past_time_looks_at_no_outcome_of_later(habits):
     jobs = habits(600)
     moment = jobs["submitted_at"].iloc[300]
