@@ -17,6 +17,7 @@ from models.histories.components import MixtureSettings
 from models.histories.features import Contexts, choose_levels, encode
 from models.histories.mixture import Mixture, PrequentialReplay, outcome_order
 from models.quantities.distribution import Distribution, join
+from models.quantities.metrics import lowest_counted, point_errors
 from models.refiner.boosting import BOOSTING, CatBoostRefiner, fit_refiner
 from models.refiner.refinement import QUANTILES, refine
 from models.refiner.training_rows import TrainingBuffer, TrainingRows, make_training_rows
@@ -31,9 +32,15 @@ class Score:
     crps: float
     error: float
     jobs: int
+    accuracy: float = 0.0
 
     def __add__(self, other: Score) -> Score:
-        return Score(self.crps + other.crps, self.error + other.error, self.jobs + other.jobs)
+        return Score(
+            self.crps + other.crps,
+            self.error + other.error,
+            self.jobs + other.jobs,
+            self.accuracy + other.accuracy,
+        )
 
     @property
     def means(self) -> tuple[float, float]:
@@ -68,11 +75,9 @@ class Window:
 
     def judge_factors(self, factors: Array | None, jobs: Array | None = None) -> Score:
         """How the window's masses bent by ``factors`` (a row a job; None: not at all) do on its jobs, or on some of them (bool[n])."""
-        crps, error, queries = (
-            0.0,
-            0.0,
-            np.arange(len(self.values)) if jobs is None else np.flatnonzero(jobs),
-        )
+        crps, error, accuracy = 0.0, 0.0, 0.0
+        queries = np.arange(len(self.values)) if jobs is None else np.flatnonzero(jobs)
+        lowest = lowest_counted(self.answer.grid)
         for start in range(0, len(queries), BATCH_ROWS):
             batch_rows = queries[start : start + BATCH_ROWS]
             answer, truth = self.answer.take(batch_rows), self.values[batch_rows]
@@ -82,8 +87,11 @@ class Window:
                 self.contexts.take(batch_rows), answer.best_bin(self.scales[batch_rows])
             )
             crps += float(answer.continuous_ranked_probability(truth).sum())
-            error += float(np.abs(answer.best_point(self.scales[batch_rows], seen) - truth).sum())
-        return Score(crps, error, len(queries))
+            point = answer.best_point(self.scales[batch_rows], seen)
+            errors = point_errors(truth, point, lowest)
+            error += len(truth) * float(errors["mae"] or 0.0)
+            accuracy += len(truth) * float(errors["apa"] or 0.0)
+        return Score(crps, error, len(queries), accuracy)
 
 
 def windows(

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from infra.aliases import Array
 from models.quantities.targets import Grid
-from models.refiner.boosting import BOOSTING, MIN_ROWS, CatBoostRefiner, fit_refiner
+from models.refiner.boosting import BOOSTING, MIN_ROWS, CatBoostRefiner
+from models.refiner.boosting import fit_here as fit_here
 from models.refiner.clusters import GLOBAL
 from models.refiner.training_rows import TrainingRows, score
 
 Fits = Callable[[Sequence[TrainingRows]], list[CatBoostRefiner | None]]
 """Fits a refiner to each of several independent sets of training rows, wherever that is done."""
+
+_Window = tuple[tuple[int, int], Array, Array]
 
 MIN_CLUSTER_ROWS = 1000
 MAX_SMALL_CLUSTERS = 100
@@ -108,11 +111,6 @@ def before_windows(ended: Array, max_rows: int) -> Array:
     return ended[: len(ended) - int((1 - WINDOWS[0]) * min(len(ended), max_rows))]
 
 
-def fit_here(batches: Sequence[TrainingRows]) -> list[CatBoostRefiner | None]:
-    """Fit one refiner after the other, in this process."""
-    return [fit_refiner(rows) for rows in batches]
-
-
 def select_refiners(
     rows: TrainingRows,
     clusters: Array,
@@ -134,12 +132,19 @@ def select_refiners(
     count = len(rows.truth)
     window = count - unseen, count
     fitted = earlier.fitted if earlier and unseen >= MIN_ROWS else None
-    rivals: list[CatBoostRefiner | None] | None = None
+    windows, large = list(_windows(rows)), _large_clusters(clusters)
+    scores: WindowScores | None = None
     if earlier and fitted and len(later := rows.split(*window)[1]) >= MIN_VALIDATION_ROWS:
         scores = _add_window(earlier.scores, fitted, rows.take(later), grid)
-    else:
-        rivals = fits([rows.take(before) for _, before, _ in _windows(rows)])
-        scores, fitted, window = _first_windows(rows, grid, rivals)
+    trials = _trials(rows, clusters, large, windows)
+    compared = windows if scores is None or (trials and scores.share) else []
+    batch = [rows, *(rows.take(before) for _, before, _ in compared)]
+    batch += [trial.before for trial in trials]
+    # All at once, for threads or workers side by side.
+    final, *trial_fits = fits(batch) if scores or windows else [None]
+    by_window, own = trial_fits[: len(compared)], trial_fits[len(compared) :]
+    if scores is None:
+        scores, fitted, window = _first_windows(rows, grid, by_window)
     if fitted is None:
         reason = {"answers": "mixture", "why": "too few ended jobs"}
         return Selection(report=[{"cluster": GLOBAL, "jobs": count} | reason])
@@ -149,10 +154,9 @@ def select_refiners(
     verdict = _verdict(GLOBAL, count, "mixture", *errors, wins=scores.share > 0)
     verdict |= {"share": scores.share, "trees": scores.trees, "windows": scores.windows}
     validation_refiners = {GLOBAL: trial} if scores.share else {}
-    winners, report = _select_clusters(rows, clusters, scores, grid, fits, rivals)
-    final, *own_final = fits(
-        [rows, *(rows.take(np.flatnonzero(clusters == name)) for name in winners)]
-    )
+    rivals = by_window if by_window and scores.share else [None] * len(windows)
+    winners, report = _select_clusters(large, trials, own, rivals, scores, grid)
+    own_final = fits([rows.take(np.flatnonzero(clusters == name)) for name in winners])
     refiners = {GLOBAL: scores.cut(final or trial)} if validation_refiners else {}
     refiners |= {
         name: _cut(scores, refitted or own)
@@ -186,7 +190,7 @@ def _report_small(
     return report
 
 
-def _windows(rows: TrainingRows) -> Iterator[tuple[tuple[int, int], Array, Array]]:
+def _windows(rows: TrainingRows) -> Iterator[_Window]:
     """Yield bounds, training and validation rows of each of WINDOWS with enough to score."""
     count, width = len(rows.truth), 1 - WINDOWS[-1]
     for start in WINDOWS:
@@ -215,13 +219,48 @@ def _first_windows(
     return scores, last, bounds
 
 
+class _Trial(NamedTuple):
+    """A cluster's rows before a window, by its number, and in it."""
+
+    window: int
+    cluster: str
+    before: TrainingRows
+    later: TrainingRows
+
+
+def _large_clusters(clusters: Array) -> dict[str, int]:
+    """Return how many jobs each cluster has that may have a refiner of its own."""
+    names, counts = np.unique(clusters.astype(str), return_counts=True)
+    if len(names) < 2:
+        return {}
+    return {
+        str(name): int(jobs)
+        for name, jobs in zip(names, counts, strict=True)
+        if name != GLOBAL and jobs >= MIN_CLUSTER_ROWS
+    }
+
+
+def _trials(
+    rows: TrainingRows, clusters: Array, large: Iterable[str], windows: Sequence[_Window]
+) -> list[_Trial]:
+    """Return the large clusters' trials, of each in all windows with enough of it to score."""
+    return [
+        _Trial(
+            number, name, rows.take(before[clusters[before] == name]), rows.take(later_of_cluster)
+        )
+        for number, (_, before, after) in enumerate(windows)
+        for name in large
+        if len(later_of_cluster := after[clusters[after] == name]) >= MIN_VALIDATION_ROWS
+    ]
+
+
 def _select_clusters(
-    rows: TrainingRows,
-    clusters: Array,
+    large: Mapping[str, int],
+    trials: Sequence[_Trial],
+    own: Sequence[CatBoostRefiner | None],
+    rivals: Sequence[CatBoostRefiner | None],
     scores: WindowScores,
     grid: Grid,
-    fits: Fits,
-    rivals: Sequence[CatBoostRefiner | None] | None,
 ) -> tuple[dict[str, CatBoostRefiner], list[dict[str, Any]]]:
     """Return the clusters' refiners that beat the global one in every window, and a report.
 
@@ -229,55 +268,25 @@ def _select_clusters(
     many clusters some win by chance, and these did 7 % worse later than the global one (KTH-SP2).
 
     Args:
-        rows: The training rows.
-        clusters: The cluster of each (object[n]).
+        large: The jobs of each large cluster.
+        trials: Their rows.
+        own: The refiner fitted to each trial's rows before its window.
+        rivals: The global refiner fitted before each window; None for the mixture.
         scores: How far the global refiner goes.
         grid: The target's grid.
-        fits: Where refiners are fitted.
-        rivals: The global refiner fitted before each window; None where they are still to be.
     """
-    names, counts = np.unique(clusters.astype(str), return_counts=True)
-    large = {
-        str(name): int(jobs)
-        for name, jobs in zip(names, counts, strict=True)
-        if name != GLOBAL and jobs >= MIN_CLUSTER_ROWS
-    }
-    if len(names) < 2 or not large:
-        return {}, []
-    windows = list(_windows(rows))
-    validation = [
-        {
-            name: rows.take(later)
-            for name in large
-            if len(later := after[clusters[after] == name]) >= MIN_VALIDATION_ROWS
-        }
-        for _, _, after in windows
-    ]
-    batch = [
-        rows.take(before[clusters[before] == name])
-        for (_, before, _), of_window in zip(windows, validation, strict=True)
-        for name in of_window
-    ]
-    if not scores.share:
-        rivals = [None] * len(windows)
-    elif rivals is None:
-        batch = [*batch, *(rows.take(before) for _, before, _ in windows)]
-    # All windows at once, for workers side by side.
-    fitted = fits(batch)
-    rivals = fitted[-len(windows) :] if rivals is None else rivals
-    by_cluster = iter(fitted)
-    own: dict[str, CatBoostRefiner] = {}
+    cut_rivals = [_cut(scores, rival) if rival else None for rival in rivals]
+    latest: dict[str, CatBoostRefiner] = {}
     comparisons: dict[str, list[tuple[int, float, float]]] = {name: [] for name in large}
-    for of_window, global_refiner in zip(validation, rivals, strict=True):
-        rival = _cut(scores, global_refiner) if global_refiner else None
-        for name, later in of_window.items():
-            if refiner := next(by_cluster):
-                own[name] = _cut(scores, refiner)
-                errors = score(later, own[name], grid), score(later, rival, grid)
-                comparisons[name].append((len(later.truth), *errors))
+    for trial, refiner in zip(trials, own, strict=True):
+        if refiner:
+            latest[trial.cluster] = candidate = _cut(scores, refiner)
+            rival = cut_rivals[trial.window]
+            errors = score(trial.later, candidate, grid), score(trial.later, rival, grid)
+            comparisons[trial.cluster].append((len(trial.later.truth), *errors))
     report = [_compare(name, jobs, comparisons[name]) for name, jobs in large.items()]
     winners = [verdict["cluster"] for verdict in report if verdict["answers"] != GLOBAL]
-    return {name: own[name] for name in winners}, report
+    return {name: latest[name] for name in winners}, report
 
 
 def _compare(name: str, jobs: int, comparisons: list[tuple[int, float, float]]) -> dict[str, Any]:

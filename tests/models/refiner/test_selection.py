@@ -15,6 +15,7 @@ from models.refiner.selection import (
     TREES,
     Selection,
     WindowScores,
+    fit_here,
     select_refiners,
 )
 from models.refiner.training_rows import TrainingRows
@@ -135,6 +136,21 @@ def test_a_refiner_is_cut_to_its_first_trees(told: np.ndarray, lasting: Selectio
         rtol=1e-9,
     )
     assert fitted.model.tree_count_ == TREES[-1]
+
+
+def test_refiners_fitted_side_by_side_are_those_fitted_by_themselves(told: np.ndarray) -> None:
+    """The longest is begun first; the result is in the order of the batches, None for too few."""
+    rows = lessons(8 + 3 * told, told)
+    batches = [rows.take(np.arange(count)) for count in (600, 100, 1200)]
+    first, too_few, last = fit_here(batches)
+    assert too_few is None
+    for batch, refiner in ((batches[0], first), (batches[2], last)):
+        alone = fit_refiner(batch, BOOSTING | {"leaf_estimation_backtracking": "AnyImprovement"})
+        assert refiner is not None
+        assert alone is not None
+        np.testing.assert_array_equal(
+            refiner.ratio(rows.inputs, rows.coarse), alone.ratio(rows.inputs, rows.coarse)
+        )
 
 
 def test_a_refiner_of_empty_trees_stays_as_it_is(told: np.ndarray) -> None:
