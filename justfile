@@ -35,6 +35,10 @@ docs:
 pages *ARGS:
     GRIDCAST_TEST_ALL_PAGES=1 uv run --no-sync pytest -q tests/test_readme.py tests/examples/test_pages.py {{ARGS}}
 
+# Let shards join, leave, be killed and come back under load, with real predictors: some minutes.
+shards *ARGS:
+    GRIDCAST_TEST_SHARDS=1 uv run --no-sync pytest -q -n 0 -s tests/services/router/test_under_load.py {{ARGS}}
+
 # Run everything that CI runs.
 ci:
     .ci/run
