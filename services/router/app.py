@@ -181,6 +181,7 @@ class Router:
                 self.shards.ask_any(self.ring, _forwarded(request, body, request_id))
             )
             # Not cancelled where the caller has gone: it may be stored already.
+            reservation.work = sent
             return _returned(await while_connected(sent, request)), 0
 
     async def _divide(self, request: Request, request_id: str) -> tuple[Response, int]:
@@ -226,7 +227,8 @@ class Router:
         if refused:
             if any(response.status_code in (400, 413, 422) for _, response in refused):
                 await self._in_thread(check_call, name, media, body, query)
-            return _refusal(*refused[0]), 0
+            refusals = [_refusal(jobs, response) for jobs, response in refused]
+            return min(refusals, key=lambda item: item[0])[1], 0
         merged = await self._in_thread(
             merge,
             call,
@@ -292,11 +294,13 @@ def _returned(response: httpx.Response) -> Response:
     return Response(response.content, response.status_code, headers)
 
 
-def _refusal(jobs: Integers, response: httpx.Response) -> Response:
-    """A shard's refusal, with the position that the job has in the whole call."""
+def _refusal(jobs: Integers, response: httpx.Response) -> tuple[int, Response]:
+    """A shard's refusal by the position that the job has in the whole call, and that position."""
     try:
         message = str(response.json()["detail"])
     except (ValueError, KeyError, TypeError):
-        return _returned(response)
-    message = _JOB.sub(lambda match: f"job {jobs[int(match[1])]}", message)
-    return error_response(HTTPError(response.status_code, message))
+        return int(jobs[0]), _returned(response)
+    named = _JOB.match(message)
+    position = int(jobs[int(named[1])] if named else jobs[0])
+    message = _JOB.sub(f"job {position}", message)
+    return position, error_response(HTTPError(response.status_code, message))
