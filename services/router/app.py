@@ -120,6 +120,7 @@ class Router:
     def _use(self, ring: Ring) -> None:
         self.ring = ring
         self.metrics.shards.set(ring.count)
+        self.metrics.since.set_to_current_time()
 
     async def _follow(self) -> None:
         """Take over changed addresses once every shard of them has a ready predictor."""

@@ -40,6 +40,11 @@ class RouterMetrics:
         self.shards = Gauge(
             "gridcast_router_shards", "Number of shards among which users are divided", **metrics
         )
+        self.since = Gauge(
+            "gridcast_router_addresses_timestamp_seconds",
+            "When the addresses of shards in use were taken over",
+            **metrics,
+        )
         self.waiting = Gauge(
             "gridcast_router_addresses_waiting",
             "1 while changed addresses of shards are not used, since they are wrong or not ready",
