@@ -7,6 +7,7 @@ Tables go to standard output, progress and logs to standard error. Exit codes: 0
 from __future__ import annotations
 
 import errno
+import gc
 import sys
 from collections.abc import Callable
 from typing import Annotated
@@ -141,8 +142,14 @@ NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """Errors of a disk, a quota or a limit that is reached."""
 
 
+GC_THRESHOLD = 100_000
+"""New objects before a garbage collection: a batch of stored jobs is several thousand, all used."""
+
+
 def main() -> None:
     """Run the command line; a GridcastError or a full disk becomes one sentence and exit code."""
+    threshold = gc.get_threshold()
+    gc.set_threshold(GC_THRESHOLD)
     try:
         prepare_environment()
         app()
@@ -155,6 +162,8 @@ def main() -> None:
         where = f" of {error.filename}" if error.filename else ""
         print_error(f"the disk{where} is full: free some space and run the same command again")
         sys.exit(GridcastError.exit_code)
+    finally:
+        gc.set_threshold(*threshold)
 
 
 if __name__ == "__main__":

@@ -50,8 +50,8 @@ def predict(
     """
     from jobs.export import require_suffix
     from jobs.ingest import read_arguments
-    from models.releases import registry
     from models.releases.champion import predict_jobs
+    from models.releases.noted_champion import find_champion
 
     if output:
         require_suffix(output)
@@ -61,7 +61,7 @@ def predict(
     settings = prepare_environment()
     engine = store()
     with progress_bar("predicting") as report, lineage(settings, "predict") as run:
-        champion = registry.champion(settings)
+        champion = find_champion(settings)
         run.inputs.append(log_file(file))
         run.inputs += [model_version(settings, champion.version)] if champion else []
         answers = predict_jobs(engine, settings, jobs, tuple(quantile or ()), report)

@@ -28,7 +28,8 @@ from models.histories.components import MixtureSettings
 from models.histories.features import Contexts, choose_levels, encode
 from models.quantities.classes import Cuts, Thresholds
 from models.quantities.metrics import QUANTILE_LEVELS
-from models.quantities.targets import TARGETS, Target
+from models.quantities.subjects import JOBS
+from models.quantities.targets import TARGETS, Target, read_fields
 from models.refiner.clusters import By, answering_clusters
 
 
@@ -227,6 +228,17 @@ def predict_in_time(
     predictions = Predictions(columns, clusters, cold, np.arange(len(queries)), version)
     ids = queries["job_id"].to_numpy() if "job_id" in queries else np.arange(len(queries))
     return predictions.frame(ids).set_index(queries.index)
+
+
+def fields_of_replay(model_set: ModelSet | None) -> list[str] | None:
+    """Return the fields of ended jobs that ``predict_in_time`` reads; None for all of them."""
+    if model_set is None or model_set.levels.subject != JOBS.name:
+        return None
+    fields = {*JOBS.identity, "submitted_at", JOBS.outcome_time, *model_set.levels.fields}
+    fields.update(*(read_fields(TARGETS[name]) for name in model_set.targets))
+    if model_set.clusters.field:
+        fields.add(model_set.clusters.field)
+    return sorted(fields)
 
 
 def _replay_of(

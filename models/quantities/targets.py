@@ -121,6 +121,32 @@ class Target:
     point: float | None = None
 
 
+class _FieldProbe:
+    """Jobs without fields, which notes the fields that are looked for."""
+
+    def __init__(self) -> None:
+        self.fields = set[str]()
+
+    def __len__(self) -> int:
+        return 0
+
+    def __contains__(self, name: str) -> bool:
+        self.fields.add(name)
+        return False
+
+
+def read_fields(target: Target) -> set[str]:
+    """Return the fields that outcomes and limits of a target are computed from.
+
+    >>> sorted(read_fields(TARGETS["walltime"]))
+    ['requested_walltime', 'walltime']
+    """
+    probe: Any = _FieldProbe()
+    target.value(probe)
+    target.limit(probe)
+    return set(probe.fields)
+
+
 def _column(jobs: pd.DataFrame | CodedJobs, name: str, missing: float = np.nan) -> Floats:
     if name not in jobs:
         return np.full(len(jobs), missing)

@@ -10,10 +10,11 @@ from infra.aliases import Progress
 from infra.errors import InputError
 from infra.settings import Settings
 from jobs.store import read_jobs
-from models.engine.backtest import predict_in_time
+from models.engine.backtest import fields_of_replay, predict_in_time
 from models.engine.forecaster import Forecaster
 from models.engine.predictions import DECIMALS
 from models.releases import registry
+from models.releases.noted_champion import find_champion
 from models.releases.verification import load_model_set, verify
 from models.releases.versions import Version
 
@@ -97,21 +98,22 @@ def predict_jobs(
         and ``in_training``: whether the job was submitted before the latest outcome of its source
         in the champion's training, so that the prediction is no measure of the champion.
     """
-    champion = registry.champion(settings)
+    champion = find_champion(settings)
     model_set = load_model_set(champion, settings) if champion else None
-    history = read_jobs(engine, until=jobs["submitted_at"].max(), ended=True)
+    until, columns = jobs["submitted_at"].max(), fields_of_replay(model_set)
+    history = read_jobs(engine, until=until, ended=True, columns=columns)
     answers = predict_in_time(model_set, history, jobs, quantiles, progress)
     answers = answers.loc[jobs.index].round(DECIMALS)
     if champion is None or model_set is None:
         return answers.assign(in_training=False)
-    until = jobs["source"].map(model_set.card.trained_until)
-    in_training = jobs["submitted_at"] <= pd.to_datetime(until, utc=True)
+    trained_until = jobs["source"].map(model_set.card.trained_until)
+    in_training = jobs["submitted_at"] <= pd.to_datetime(trained_until, utc=True)
     return answers.assign(model_version=champion.label, in_training=in_training.to_numpy())
 
 
 def load_forecaster(engine: Engine, settings: Settings) -> Forecaster:
     """Return the champion's forecaster (or the bare histories) with all that has ended learned."""
-    champion = registry.champion(settings)
+    champion = find_champion(settings)
     forecaster = Forecaster(load_model_set(champion, settings) if champion else None)
     forecaster.learn(read_jobs(engine, ended=True))
     return forecaster

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict
-from datetime import datetime
-from pathlib import Path
 
 from infra.errors import GridcastError
 from infra.settings import Settings
 from models.releases import registry
+from models.releases.noted_champion import recall, remember
 from models.releases.versions import Version
 from services.live.active_model import ActiveModel, load_active_model, same_version
 from services.live.predictor_state import PredictorState
@@ -117,23 +114,3 @@ class ChampionWatcher:
         except GridcastError as error:
             log.error("the last champion cannot be used either: %s", error)
             self.state.rebuild(self._load(None))
-
-
-def remember(file: Path, version: Version) -> None:
-    """Note the version that answers, for a start while the registry is away."""
-    created_at = version.created_at.isoformat()
-    values = {**asdict(version), "created_at": created_at, "tags": dict(version.tags)}
-    draft = file.with_suffix(".new")
-    draft.write_text(json.dumps(values))
-    draft.replace(file)
-
-
-def recall(file: Path) -> Version | None:
-    """The version that answered last, None if there was none or the note cannot be read."""
-    try:
-        noted = json.loads(file.read_text())
-        created_at = datetime.fromisoformat(noted["created_at"])
-        aliases = tuple(noted["aliases"])
-        return Version(**{**noted, "aliases": aliases, "created_at": created_at})
-    except (OSError, ValueError, TypeError, KeyError):
-        return None

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from jobs.coded_jobs import in_microseconds
-from models.engine.backtest import Backtest, backtest, predict_in_time
+from models.engine.backtest import Backtest, backtest, fields_of_replay, predict_in_time
 from models.engine.log_rows import LogRows
 from models.engine.prequential import (
     AllocationReplay,
@@ -122,6 +122,10 @@ def test_no_prediction_of_a_served_version_moves_when_the_future_does(
         predict_in_time(model_set, history, later, (0.8,))
         for history in (measured, unmeasured_after(measured, moment))
     )
+    fields = fields_of_replay(model_set)
+    assert fields is not None and len(fields) < 15
+    by_fields = predict_in_time(model_set, measured[fields], later, (0.8,))
+    pd.testing.assert_frame_equal(by_fields, now)
     before = (later["submitted_at"] <= moment).to_numpy()
     assert before.sum() > 500
     pd.testing.assert_frame_equal(now[before], scrambled[before])

@@ -6,7 +6,7 @@ import pytest
 
 from jobs.schema import FIELDS, OUTCOMES, conform
 from jobs.transfers import TRANSFER
-from models.quantities.targets import TARGETS
+from models.quantities.targets import TARGETS, read_fields
 
 JOBS = conform(
     pd.DataFrame(
@@ -51,6 +51,16 @@ def test_no_limit_is_made_from_an_outcome(name: str) -> None:
     np.testing.assert_array_equal(
         TARGETS[name].limit(JOBS), TARGETS[name].limit(JOBS.drop(columns=list(OUTCOMES)))
     )
+
+
+@pytest.mark.parametrize(
+    "name", [name for name, target in TARGETS.items() if target.subject.name == "job"]
+)
+def test_outcomes_and_limits_are_computed_from_the_fields_that_a_target_reads(name: str) -> None:
+    fields, target = read_fields(TARGETS[name]), TARGETS[name]
+    assert fields
+    for values in (target.value, target.limit):
+        np.testing.assert_array_equal(values(JOBS[list(fields)]), values(JOBS))
 
 
 def test_a_request_for_the_whole_job_is_shared_by_the_cores_asked_for() -> None:

@@ -23,7 +23,7 @@ from infra.settings import Settings
 from infra.temporary import running
 from jobs.schema import conform
 from jobs.store import StoreError, open_store, read_audit
-from models.releases import registry
+from models.releases import noted_champion, registry
 from models.releases.champion import challenge
 from models.releases.registry import OvertakenError, RegistryError
 from models.releases.versions import Evidence
@@ -615,7 +615,7 @@ def test_a_person_who_moves_the_alias_to_a_version_that_a_failed_promotion_had_t
     from models.releases import alias_moves as moves
 
     published(settings, folder, 2)
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch, pytest.raises(RegistryError):
         patch.setattr(moves, "_complete", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         registry.promote(1, by="flow train", why="the first", settings=settings)
     client = MlflowClient(settings.tracking_url)
@@ -635,7 +635,7 @@ def test_a_move_that_a_crash_cut_short_is_completed_as_its_movers(settings, fold
 
     published(settings, folder, 2)
     registry.promote(1, by="flow train", why="the first", settings=settings)
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch, pytest.raises(RegistryError):
         patch.setattr(moves, "_complete", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         registry.promote(2, by="flow train", why="7 % better", expected=1, settings=settings)
     assert registry.get(1, settings).tags["state"] == "champion"
@@ -755,3 +755,27 @@ def test_mlflow_itself_tells_an_alert_address_of_a_promotion(
         silent = over_http.model_copy(update={"alerts": SecretStr("")})
         assert update_webhooks(silent) == []
     receiver.stop()
+
+
+def refuse(settings):
+    raise RegistryError("the registry is asked")
+
+
+def test_the_noted_champion_is_used_until_the_database_changes(settings, folder, monkeypatch):
+    monkeypatch.setattr(noted_champion, "SETTLED_NS", 0)
+    published(settings, folder, 2)
+    assert noted_champion.find_champion(settings) is None
+    promoted = registry.promote(1, by="ada", why="the first", settings=settings)
+    assert noted_champion.find_champion(settings) == promoted
+    with monkeypatch.context() as without_registry:
+        without_registry.setattr(registry, "champion", refuse)
+        assert noted_champion.find_champion(settings) == promoted
+        elsewhere = settings.model_copy(update={"model_name": "another"})
+        with pytest.raises(RegistryError):
+            noted_champion.find_champion(elsewhere)
+    assert registry.promote(2, by="ada", why="better", settings=settings).version == 2
+    assert noted_champion.find_champion(settings).version == 2
+    monkeypatch.setattr(noted_champion, "SETTLED_NS", 10**18)
+    with monkeypatch.context() as without_registry, pytest.raises(RegistryError):
+        without_registry.setattr(registry, "champion", refuse)
+        noted_champion.find_champion(settings)
