@@ -2,8 +2,8 @@
 
 On PostgreSQL a transaction claims the jobs that it reports: it inserts their keys in order, which
 waits for another transaction that inserted one of them, and locks the keys that were there. A key
-also has the submission time, so that a look-up reads only the months concerned; a key may be left
-over from a job that is not stored any more. SQLite admits one writer, and its keys stay empty.
+also has the submission time, so that a look-up reads only the partitions concerned; a key may be
+left over from a job that is not stored any more. SQLite admits one writer, and its keys stay empty.
 
 Revisions are numbers of a sequence, so they are committed in another order than they were taken.
 Before a transaction takes one it locks the number that was taken last (shared, until its end), and
@@ -14,6 +14,7 @@ it back, and transaction numbers begin anew when a database is copied to another
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -29,19 +30,22 @@ from sqlalchemy import (
     Text,
     and_,
     bindparam,
+    false,
     or_,
+    select,
     text,
 )
 
 from infra.aliases import Integers
 from jobs.store.database import StoreError, share_writers
-from jobs.store.frames import copies_rows, copy_rows, to_arrow
+from jobs.store.frames import conditions_by_source, copies_rows, copy_rows, to_arrow
 from jobs.store.retention import newest_revision
 from jobs.store.tables import KEYS, RECORDS
 
 _TAKEN = {table.name: (0x6772 + number) << 48 for number, table in enumerate(RECORDS.values())}
 """The advisory lock of revision 0 of each table; that of revision n is n more."""
-_MONTH = "datetime64[M]"
+MAX_RANGES = 30
+"""Ranges of days in one condition."""
 _HAD_KEYS = "the last batch had keys already"
 _UNIQUE_VIOLATION = "23505"
 
@@ -138,7 +142,7 @@ def fill_claims(connection: Connection, table: Table) -> None:
         return
     keys, names = KEYS[table.name], ", ".join(_names(table))
     connection.exec_driver_sql(f"DELETE FROM {keys}")
-    connection.exec_driver_sql(f"INSERT INTO {keys} SELECT {names} FROM {table.name}")
+    connection.exec_driver_sql(f"INSERT INTO {keys} ({names}) SELECT {names} FROM {table.name}")
     connection.execute(
         text(
             f"SELECT setval('{_sequence(table)}', greatest(last_value, :newest)) "
@@ -148,17 +152,60 @@ def fill_claims(connection: Connection, table: Table) -> None:
     )
 
 
-def in_months(table: Table, moments: Integers | None) -> tuple[ColumnElement[bool], ...]:
-    """The condition that a record was submitted in a month of ``moments``; none where unknown."""
+def stored_conditions(
+    connection: Connection, table: Table, jobs: pd.DataFrame
+) -> Iterator[tuple[ColumnElement[bool], ...]]:
+    """For each source of ``jobs`` that has some, the conditions that select their stored rows.
+
+    Only the partitions that the keys name are read.
+
+    Args:
+        connection: a connection.
+        table: the table of the records.
+        jobs: rows with source and id.
+    """
+    keys = KEYS[table.name]
+    of_keys = conditions_by_source(connection, keys, jobs)
+    for condition, key_condition in zip(
+        conditions_by_source(connection, table, jobs), of_keys, strict=True
+    ):
+        moments = key_moments(connection, table, *key_condition)
+        if moments is None or len(moments):
+            yield *condition, *in_days(table, moments)
+
+
+def key_moments(
+    connection: Connection, table: Table, *conditions: ColumnElement[bool]
+) -> Integers | None:
+    """The submission times (microseconds since 1970) of some keys; None where there are no keys.
+
+    Args:
+        connection: a connection.
+        table: the table of the records.
+        conditions: on the columns of the table of keys.
+    """
+    if connection.dialect.name != "postgresql":
+        return None
+    moment = KEYS[table.name].c[_names(table)[2]]
+    stored = connection.execute(select(moment).where(*conditions)).scalars()
+    return np.fromiter(stored, np.int64)
+
+
+def in_days(table: Table, moments: Integers | None) -> tuple[ColumnElement[bool], ...]:
+    """The condition that a record was submitted on a day of ``moments``; none where unknown."""
     if moments is None:
         return ()
+    if not len(moments):
+        return (false(),)
     column = table.c[_names(table)[2]]
-    months = np.unique(moments.view("datetime64[us]").astype(_MONTH))
-    bounds = [
-        (int(month.astype("datetime64[us]").astype(np.int64)) for month in (first, first + 1))
-        for first in months
-    ]
-    return (or_(*(and_(column >= begin, column < end) for begin, end in bounds)),)
+    days = np.unique(moments.view("datetime64[us]").astype("datetime64[D]"))
+    # Days that follow each other are one range; of too many ranges one range has all.
+    gaps = np.flatnonzero(np.diff(days) > np.timedelta64(1, "D"))
+    gaps = gaps if len(gaps) < MAX_RANGES else gaps[:0]
+    begins, ends = days[np.r_[0, gaps + 1]], days[np.r_[gaps, len(days) - 1]] + 1
+    bounds = (day.astype("datetime64[us]").astype(np.int64).tolist() for day in (begins, ends))
+    ranges = (and_(column >= begin, column < end) for begin, end in zip(*bounds, strict=True))
+    return (or_(*ranges),)
 
 
 def next_revision(connection: Connection, table: Table) -> int:

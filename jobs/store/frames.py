@@ -256,7 +256,7 @@ def copy_rows(connection: Connection, name: str, arrays: Mapping[str, pa.Array])
 def to_arrow(series: pd.Series, kind: str) -> pa.Array:
     """A column as it is stored, null for what is missing."""
     if kind == "time":
-        return pa.array(_microseconds(series), pa.int64(), mask=series.isna().to_numpy(bool))
+        return pa.array(microseconds(series), pa.int64(), mask=series.isna().to_numpy(bool))
     if kind == "number":
         return pa.array(series.to_numpy(float, na_value=np.nan), from_pandas=True)
     if kind in ("text", "labels"):
@@ -297,7 +297,7 @@ def as_microseconds(moment: Moment) -> int:
     return int((stamp - _EPOCH) // pd.Timedelta(microseconds=1))
 
 
-def _microseconds(times: pd.Series) -> Integers:
+def microseconds(times: pd.Series) -> Integers:
     """Times as microseconds since 1970 in UTC; a missing time is the smallest int64."""
     if not pd.api.types.is_datetime64_any_dtype(times):
         times = pd.to_datetime(times, utc=True)

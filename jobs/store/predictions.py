@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
-from sqlalchemy import Connection, Engine, and_, or_, select
+from sqlalchemy import ColumnElement, Connection, Engine, and_, func, or_, select
 
+from jobs.store.claims import in_days, key_moments
 from jobs.store.database import read_connection
 from jobs.store.frames import (
     Moment,
@@ -17,6 +18,8 @@ from jobs.store.frames import (
     write_rows,
     write_values,
 )
+from jobs.store.merging import RECYCLED_AFTER
+from jobs.store.tables import KEYS
 from jobs.store.tables import jobs as jobs_table
 from jobs.store.tables import predictions as table
 
@@ -94,6 +97,14 @@ _IS_PREDICTION = and_(
     table.c.shadow.is_not(True),
 )
 """Made before the job's end was known, and given to a caller."""
+
+
+def _may_be_of(submitted_at: int) -> ColumnElement[bool]:
+    """Whether a prediction may be of a job: those of long before are of another of that id."""
+    longest = int(RECYCLED_AFTER / pd.Timedelta("1us"))
+    return table.c.asked_at >= int(submitted_at) - longest
+
+
 _BY_JOB = (table.c.source, table.c.job_id, table.c.target, table.c.asked_at)
 
 
@@ -110,9 +121,15 @@ def read_predictions_of(
     """
     same_job = and_(jobs_table.c.source == table.c.source, jobs_table.c.job_id == table.c.job_id)
     query = select(table).select_from(table.join(jobs_table, same_job))
+    keys = KEYS[jobs_table.name].c
     with read_connection(engine) as connection:
+        of_keys = is_one_of(connection, keys.job_id, list(job_ids))
+        moments = key_moments(connection, jobs_table, keys.source == source, of_keys)
         of_jobs = is_one_of(connection, table.c.job_id, list(job_ids))
         query = query.where(table.c.source == source, of_jobs, _IS_PREDICTION)
+        query = query.where(*in_days(jobs_table, moments))
+        if moments is not None and len(moments):
+            query = query.where(_may_be_of(moments.min()))
         if targets:
             query = query.where(table.c.target.in_(list(targets)))
         return read_rows(connection, query.order_by(*_BY_JOB))
@@ -163,7 +180,8 @@ def read_predicted_and_actual(
     query = query.order_by(job.ended_at, *_BY_JOB)
     kinds = {name: jobs_table.c[name].info["kind"] for name in columns}
     with read_connection(engine) as connection:
-        rows = read_rows(connection, query, **kinds)
+        first = connection.execute(select(func.min(job.submitted_at))).scalar()
+        rows = read_rows(connection, query.where(_may_be_of(first or 0)), **kinds)
     return rows.drop_duplicates(["source", "job_id", "target"], ignore_index=True)
 
 
@@ -213,7 +231,7 @@ def read_canary_answers(
         .select_from(table.join(theirs, pair).outerjoin(jobs_table, same_job))
         .where(table.c.model_version == canary, table.c.shadow.is_not(True), *made_before)
         .where(theirs.c.model_version == champion, theirs.c.shadow.is_(True))
-        .where(table.c.asked_at >= as_microseconds(since))
+        .where(*(rows.c.asked_at >= as_microseconds(since) for rows in (table, theirs)))
         .order_by(table.c.asked_at, table.c.source, table.c.job_id, table.c.target)
         .limit(limit)
     )

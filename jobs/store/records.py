@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pandas as pd
-from sqlalchemy import Connection, Engine, Select, delete, func, select
+from sqlalchemy import ColumnElement, Connection, Engine, Select, delete, func, select
 
 from infra.aliases import Flags
 from jobs.owners import NotOwnedError, Owners
@@ -17,9 +18,11 @@ from jobs.store.attempts import update_attempts
 from jobs.store.claims import (
     claim,
     drop_claims,
-    in_months,
+    in_days,
+    key_moments,
     last_revision,
     next_revision,
+    stored_conditions,
     update_claims,
 )
 from jobs.store.database import read_connection
@@ -27,6 +30,7 @@ from jobs.store.frames import (
     Moment,
     as_microseconds,
     conditions_by_source,
+    microseconds,
     read_rows,
     write_rows,
 )
@@ -41,7 +45,7 @@ from jobs.store.merging import (
     stage,
 )
 from jobs.store.retention import retention_start
-from jobs.store.tables import RECORDS
+from jobs.store.tables import KEYS, RECORDS
 
 
 @dataclass(frozen=True)
@@ -119,8 +123,9 @@ def add_jobs(
         outcomes = pd.concat([new, after])
         # A corrected submission may belong to another month (see ``jobs.store.partitions``).
         moved = before[changed & (before["submitted_at"] != after["submitted_at"])]
+        of_days = in_days(table, microseconds(moved["submitted_at"]))
         for condition in conditions_by_source(connection, table, moved):
-            connection.execute(delete(table).where(*condition))
+            connection.execute(delete(table).where(*condition, *of_days))
         rows = after.assign(revision=before["revision"].mask(ended_now, revision))
         write_rows(connection, table, rows[changed], overwrite=True)
     if has_keys or len(named) > len(jobs):
@@ -160,7 +165,7 @@ def _claim_and_read(
     table = RECORDS[record.name]
     moments = claim(connection, table, jobs)
     frames = [
-        read_rows(connection, select(table).where(*condition, *in_months(table, moments)))
+        read_rows(connection, select(table).where(*condition, *in_days(table, moments)))
         for condition in conditions_by_source(connection, table, jobs)
         if moments is None or len(moments)
     ]
@@ -175,9 +180,12 @@ def _variants(connection: Connection, record: Record, source: str, job_id: str) 
     begin = f"{job_id}{RECYCLED_MARK}"
     # The next character after the mark bounds the names that begin with it.
     end = f"{job_id}{chr(ord(RECYCLED_MARK) + 1)}"
-    query = select(table).where(
-        table.c.source == source, table.c[name] >= begin, table.c[name] < end
-    )
+
+    def of_variants(columns: Any) -> tuple[ColumnElement[bool], ...]:
+        return columns.source == source, columns[name] >= begin, columns[name] < end
+
+    moments = key_moments(connection, table, *of_variants(KEYS[table.name].c))
+    query = select(table).where(*of_variants(table.c), *in_days(table, moments))
     return read_rows(connection, query)
 
 
@@ -220,7 +228,12 @@ def read_jobs(
     if ended is not None:
         query = query.where(table.c.ended_at.is_not(None) if ended else table.c.ended_at.is_(None))
     query = query.order_by(table.c.submitted_at, table.c.source, table.c[record.identity[1]])
+    identity = {name: value for name, value in (having or {}).items() if name in record.identity}
     with read_connection(engine) as connection:
+        if record.identity[1] in identity:
+            keys = KEYS[table.name].c
+            of_keys = (keys[name] == value for name, value in identity.items())
+            query = query.where(*in_days(table, key_moments(connection, table, *of_keys)))
         return read_rows(connection, query.limit(limit))
 
 
@@ -371,7 +384,11 @@ def read_ended_at(engine: Engine, moments: Iterable[int]) -> pd.DataFrame:
     """
     table = RECORDS[JOB.name]
     columns = (table.c[name] for name in ("source", "job_id", "user", "group", "ended_at"))
-    query = select(*columns).where(table.c.ended_at.in_(sorted(set(moments))))
+    ends = sorted(set(moments))
+    # No later partition has such a job.
+    query = select(*columns).where(
+        table.c.ended_at.in_(ends), table.c.submitted_at <= max(ends, default=0)
+    )
     with read_connection(engine) as connection:
         return read_rows(connection, query.order_by(table.c.source, table.c.job_id))
 
@@ -387,7 +404,7 @@ def read_owners(connection: Connection, identities: pd.DataFrame) -> pd.DataFram
     columns = [table.c[name] for name in ("source", "job_id", "user", "group")]
     frames = [
         read_rows(connection, select(*columns).where(*condition))
-        for condition in conditions_by_source(connection, table, identities)
+        for condition in stored_conditions(connection, table, identities)
     ]
     return pd.concat(frames) if frames else pd.DataFrame(columns=[c.name for c in columns])
 

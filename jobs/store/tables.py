@@ -94,9 +94,9 @@ KEYS: dict[str, Table] = {
     RECORDS[record.name].name: Table(
         f"{record.name}_keys",
         metadata,
-        *(_column(name, "text", required=True) for name in record.identity[::-1]),
+        *(_column(name, "text", required=True) for name in record.identity),
         _column("submitted_at", "time", required=True),
-        PrimaryKeyConstraint(*record.identity[::-1], name=f"{record.name}_keys_key"),
+        PrimaryKeyConstraint(*record.identity, name=f"{record.name}_keys_key"),
     )
     for record in (JOB, TRANSFER)
 }

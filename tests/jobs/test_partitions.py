@@ -25,10 +25,14 @@ from jobs.store import (
     count_jobs,
     frames,
     open_store,
+    prune,
     read_ended,
     read_jobs,
+    read_owners,
     read_predictions,
+    read_predictions_of,
 )
+from jobs.store import partitions as partitioning
 from jobs.store.copies import dump, load_store
 from jobs.store.database import HEAD
 from jobs.store.merging import merge_repeated
@@ -218,6 +222,9 @@ def test_a_backup_knows_tables_and_no_partitions_and_goes_into_either_database(
     with second_writer.begin() as connection:
         load_store(connection, tmp_path / "copy", HEAD)
     assert read_jobs(second_writer)["job_id"].tolist() == ["4", "0", "1", "2", "3"]
+    # The restored keys are those of the restored jobs: one is found though it is corrected.
+    corrected = {"job_id": "1", "submitted_at": "2026-01-02"}
+    assert add(second_writer, corrected).updated == 1
     assert read_predictions(second_writer)["job_id"].tolist() == ["0", "1"]
     assert months(second_writer, "predictions") == (
         {"2026_03", "2026_04"} if into == "postgresql" else set()
@@ -237,3 +244,70 @@ def test_a_backup_with_two_records_of_a_job_is_refused_though_their_months_diffe
     with pytest.raises(StoreError, match="cannot be used"), store.begin() as connection:
         load_store(connection, tmp_path / "copy", HEAD)
     assert count_jobs(store).empty
+
+
+def test_look_ups_by_job_id_read_the_partitions_that_the_keys_name(postgres_url: str) -> None:
+    engine = open_store(postgres_url)
+    add(
+        engine,
+        {"job_id": "old", "submitted_at": "2026-01-05"},
+        *({"job_id": str(day), "submitted_at": f"2026-04-0{day}", "user": "ada"} for day in (1, 3)),
+    )
+    with engine.begin() as connection:
+        add_predictions(connection, pd.concat([answer("old", "2026-01-05"), answer("1")]))
+        add_predictions(connection, answer("1", "2026-04-02"))
+    names = pd.DataFrame({"source": "test", "job_id": ["1", "3", "unknown"]})
+    with engine.connect() as blocking:
+        blocking.execute(text("LOCK TABLE jobs_2026_01, predictions_2026_01"))
+        # A partition that is read would be waited for until this time-out, and then fail.
+        hasty = open_store(f"{postgres_url}&options=-c%20lock_timeout%3D3s")
+        with hasty.connect() as connection:
+            assert read_owners(connection, names)["user"].tolist() == ["ada", "ada"]
+        assert len(read_jobs(hasty, having={"source": "test", "job_id": "1"})) == 1
+        assert len(read_jobs(hasty, having={"job_id": "3"})) == 1
+        assert read_jobs(hasty, having={"job_id": "unknown"}).empty
+        assert len(read_predictions_of(hasty, "test", ["1", "3"])) == 1
+        with pytest.raises(StoreError):
+            read_jobs(hasty)
+        hasty.dispose()
+    engine.dispose()
+
+
+def test_the_month_after_a_large_one_is_divided_into_days_which_retention_drops(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = open_store(postgres_url)
+    add(engine, {"job_id": "1", "submitted_at": "2026-01-05", "ended_at": "2026-01-06"})
+    monkeypatch.setattr(partitioning, "LARGE_MONTH_BYTES", 0)
+    add(engine, {"job_id": "2", "submitted_at": "2026-01-30"})
+    days = ["2026-02-01 00:00:00", "2026-02-01 23:59:59.999999", "2026-02-03"]
+    finished = [
+        {"job_id": f"day {day}", "submitted_at": day, "ended_at": "2026-03-01"} for day in days
+    ]
+    add(engine, *finished)
+    monkeypatch.setattr(partitioning, "LARGE_MONTH_BYTES", 10**9)
+    add(
+        engine,
+        {"job_id": "3", "submitted_at": "2026-02-04"},
+        {"job_id": "4", "submitted_at": "2026-03-01"},
+    )
+    assert months(engine, "jobs") == {
+        "2026_01",
+        "2026_02_01",
+        "2026_02_03",
+        "2026_02_04",
+        "2026_03",
+    }
+    # A corrected submission moves a job from day to day.
+    add(engine, {"job_id": "3", "submitted_at": "2026-02-06"})
+    assert (read_jobs(engine)["job_id"] == "3").sum() == 1
+    add(engine, {"job_id": "last", "submitted_at": "2026-04-01", "ended_at": "2026-04-02"})
+    prune(engine, 1, now=pd.Timestamp("2026-04-10", tz="UTC").to_pydatetime())
+    assert read_jobs(engine)["job_id"].tolist() == ["2", "3", "4", "last"]
+    assert months(engine, "jobs") == {"2026_01", "2026_02_06", "2026_03", "2026_04"}
+    with engine.connect() as connection:
+        keys = connection.execute(text("SELECT job_id FROM job_keys ORDER BY 1")).scalars().all()
+    assert keys == ["2", "3", "4", "last"]
+    add(engine, *finished, {"job_id": "5", "submitted_at": "2026-04-02"})
+    assert read_jobs(engine)["job_id"].tolist() == ["2", "3", "4", "last", "5"]
+    engine.dispose()
