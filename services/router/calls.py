@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import orjson
 import pyarrow as pa
-from msgspec import Raw, Struct
+from msgspec import DecodeError, Raw, Struct
 from msgspec import json as msgspec_json
 from msgspec.structs import asdict
 
@@ -126,9 +126,11 @@ def read_call(name: str, media: str, body: bytes, query: Mapping[str, str]) -> C
                 422,
                 f"at most {MAX_EXPLAINED} jobs are explained at once, these are {len(call)}",
             )
-    except HTTPError:
+    except (HTTPError, DecodeError, UnicodeError) as error:
         check_call(name, media, body, query)
-        raise
+        if isinstance(error, HTTPError):
+            raise
+        raise HTTPError(400, f"the body is not JSON: {str(error)[:200]}") from None
     return call
 
 
@@ -180,7 +182,9 @@ def _json_of_jobs(jobs: UndecodedJobs) -> Call:
 
         return Call(slots_of_users(users), "rows", take_rows)
     columns = jobs.columns
-    users = [msgspec_json.decode(user) for user in columns.get(USER, [None] * len(jobs))]
+    users = [None] * len(jobs)
+    if USER in columns:
+        users = [msgspec_json.decode(user) for user in columns[USER]]
 
     def take_columns(positions: Integers) -> bytes:
         return b'{"columns":' + _write_columns(columns, positions.tolist()) + end
@@ -268,7 +272,13 @@ def _slots_of_column(columns: Mapping[str, pa.Array], rows: int) -> Integers:
 
 def _write(columns: Mapping[str, pa.Array], rows: Integers) -> bytes:
     positions = pa.array(rows)
-    return write_stream({name: values.take(positions) for name, values in columns.items()}, {})
+    taken = {name: _as_text(values).take(positions) for name, values in columns.items()}
+    return write_stream(taken, {})
+
+
+def _as_text(values: pa.Array) -> pa.Array:
+    """Values that Arrow can take: views of text are copied."""
+    return values.cast(pa.string()) if pa.types.is_string_view(values.type) else values
 
 
 # -- answers
