@@ -72,7 +72,7 @@ class Router:
         self.traces = Traces(settings.otel_endpoint)
         self.admission = Admission(MAX_REQUESTS, MAX_BODY_BYTES)
         self._addresses = read_addresses(settings)
-        self._use(Ring.parse(self._addresses))
+        self._use(Ring.parse(self._addresses, settings.tls_in_front))
         self._note = ""
 
     def app(self) -> ASGIApp:
@@ -136,7 +136,7 @@ class Router:
         try:
             addresses = read_addresses(self.settings)
             if addresses != self._addresses:
-                ring = Ring.parse(addresses)
+                ring = Ring.parse(addresses, self.settings.tls_in_front)
                 ready = await self.shards.ready(ring)
                 unready = [n for n in range(1, ring.count + 1) if n not in ready]
                 if unready:

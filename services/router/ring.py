@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import numpy as np
 
 from infra.aliases import Integers
-from infra.setting_values import split_shard_addresses
+from infra.setting_values import is_loopback, split_shard_addresses
 from infra.settings import Settings, SettingsError
 from infra.shards import shard_of_slots
 
@@ -23,12 +24,31 @@ class Ring:
     addresses: tuple[tuple[str, ...], ...]
 
     @staticmethod
-    def parse(text: str) -> Ring:
-        """Read ``1/2=http://a:3001,2/2=http://b:3001``; raises SettingsError."""
+    def parse(text: str, plain_text: bool = False) -> Ring:
+        """Read ``1/2=http://localhost:3001,2/2=https://b``.
+
+        Args:
+            text: An entry for each shard.
+            plain_text: Whether http:// may lead to other machines, as where a proxy ends TLS
+                before all servers.
+
+        Raises:
+            SettingsError: The text is wrong, or tokens would cross the network in plain text.
+        """
         try:
-            return Ring(split_shard_addresses(text))
+            ring = Ring(split_shard_addresses(text))
         except ValueError as error:
             raise SettingsError(f"{SETTING}: {error}") from None
+        for address in () if plain_text else ring.every_address:
+            url = urlsplit(address)
+            if url.scheme == "http" and not is_loopback(url.hostname or ""):
+                raise SettingsError(
+                    f"{SETTING}: tokens would cross the network to {address} in plain text: let a "
+                    "proxy end TLS before that predictor and write https://, or set "
+                    "GRIDCAST_TLS_IN_FRONT=true where the network between router and predictors "
+                    "is their own"
+                )
+        return ring
 
     @property
     def count(self) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import ssl
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -44,11 +45,13 @@ class Shards:
         self.metrics = metrics
         self._turn = itertools.count()
         self._failed_at: dict[str, float] = {}
-        # Proxies of the environment are for the outside world.
+        # Proxies of the environment are for the outside world; certificates are those of the system
+        # or of SSL_CERT_FILE, since a grid has its own authorities.
         self._http = httpx.AsyncClient(
             timeout=httpx.Timeout(ANSWER_SECONDS, connect=CONNECT_SECONDS),
             limits=httpx.Limits(max_connections=None, keepalive_expiry=IDLE_SECONDS),
             trust_env=False,
+            verify=ssl.create_default_context(),
         )
 
     async def close(self) -> None:

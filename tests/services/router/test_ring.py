@@ -42,7 +42,9 @@ def test_wrong_addresses_are_one_sentence(
 
 def test_addresses_are_read_from_a_file_of_lines(tmp_path: Path) -> None:
     (tmp_path / "ring").write_text(f"2/2={B}/\n\n1/2={A} | http://a2:1\n")
-    ring = Ring.parse(read_addresses(Settings(shard_addresses=str(tmp_path / "ring"))))
+    ring = Ring.parse(
+        read_addresses(Settings(shard_addresses=str(tmp_path / "ring"))), plain_text=True
+    )
     assert ring.addresses == ((A, "http://a2:1"), (B,))
     assert list(ring.every_address) == [A, B, "http://a2:1"]
 
@@ -52,3 +54,11 @@ def test_no_addresses_are_one_sentence(tmp_path: Path) -> None:
         read_addresses(Settings())
     with pytest.raises(SettingsError, match=r"ring cannot be read: No such file"):
         read_addresses(Settings(shard_addresses=str(tmp_path / "ring")))
+
+
+def test_no_token_crosses_the_network_in_plain_text() -> None:
+    text = "1/2=http://127.0.0.2:1|https://a,2/2=http://b:1"
+    with pytest.raises(SettingsError, match="to http://b:1 in plain text: let a proxy end TLS"):
+        Ring.parse(text)
+    assert Ring.parse(text, plain_text=True).count == 2
+    assert Ring.parse(text.replace("http://b:1", "https://b")).count == 2
