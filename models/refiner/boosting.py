@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -154,19 +154,37 @@ def fit_refiner(
     return CatBoostRefiner(model, classes, categories=rows.categories)
 
 
-def fit_here(batches: Sequence[TrainingRows]) -> list[CatBoostRefiner | None]:
+def import_catboost() -> None:
+    """Import CatBoost, before several threads do at once."""
+    import catboost  # noqa: F401
+
+
+def fit_here(
+    batches: Sequence[TrainingRows], is_cancelled: Callable[[], bool] = lambda: False
+) -> list[CatBoostRefiner | None]:
     """Fit a refiner to each batch in this process, side by side, each in one thread.
 
     Two threads of one fit wait for each other at every split, those of two fits never.
+
+    Args:
+        batches: The training rows of each.
+        is_cancelled: Whether fits that have not begun are no longer wanted.
+
+    Raises:
+        CancelledError: They are no longer wanted.
     """
     if min(THREADS, len(batches)) < 2:
         return [fit_refiner(rows) for rows in batches]
-    import catboost  # noqa: F401  # in one thread
+    import_catboost()
+
+    def fit(row: int) -> CatBoostRefiner | None:
+        if is_cancelled():
+            raise CancelledError
+        return fit_refiner(batches[row], threads=1)
 
     longest_first = sorted(range(len(batches)), key=lambda row: -len(batches[row].truth))
     with ThreadPoolExecutor(THREADS) as pool:
-        fitted = pool.map(lambda row: fit_refiner(batches[row], threads=1), longest_first)
-        by_row = dict(zip(longest_first, fitted, strict=True))
+        by_row = dict(zip(longest_first, pool.map(fit, longest_first), strict=True))
     return [by_row[row] for row in range(len(batches))]
 
 

@@ -9,23 +9,27 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, Literal
+from threading import Event
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import pandas as pd
 
 from infra.aliases import Progress
 from infra.lineage import LineageRun, lineage, model_version, stored_jobs
-from infra.settings import Settings
+from infra.settings import THREADS, Settings
 from jobs.store import add_measurements, count_jobs, read_jobs, read_revision
 from models.engine.model_set import FormatError, ModelSet
 from models.engine.outcomes import require_outcomes
 from models.engine.training import TrainingError, train
 from models.quantities.classes import parse_thresholds
+from models.refiner.boosting import import_catboost
 from models.refiner.clusters import By, default_cluster_by
 from models.refiner.selection import Fits, fit_here
 from models.releases import registry
@@ -49,6 +53,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 ClusterBy = By | Literal["none"]
+MAX_JOBS_TRAINED_BESIDE = 1_000_000
+"""With more jobs two trainings at once would take too much memory, half a GB a million each."""
 RunStep = Callable[[str, Callable[[], None]], None]
 
 
@@ -110,6 +116,14 @@ class Release:
         ]
 
 
+class _Trained(NamedTuple):
+    """What was trained on all jobs, and when that began and ended."""
+
+    model_set: ModelSet
+    began: datetime
+    ended: datetime
+
+
 class TrainingPipeline:
     """One training: its options, and what its steps hand on to each other.
 
@@ -126,7 +140,7 @@ class TrainingPipeline:
     version: Version
     release: Release | None = None
     training_run: OpenRun | None = None
-    fit_began: datetime
+    started: Future[_Trained] | None = None
     record: TrainingRecord
     jobs_digest: str
     training_digest: str
@@ -230,6 +244,7 @@ class TrainingPipeline:
                 name = f"train {self.began:%Y-%m-%d %H:%M}"
                 run = training_run(self.settings, name, self.options.by, self.began)
                 self.training_run = self.workers.enter_context(run)
+                self._start_fit()
         self.comparison = compare_candidate(
             self.jobs,
             tuple(self.options.targets),
@@ -268,26 +283,40 @@ class TrainingPipeline:
             None,
         )
 
+    def _start_fit(self) -> None:
+        """Train on all jobs beside the comparison: each computes where the other one waits.
+
+        Not where Dask's workers fit, which have enough to do, nor on one core or many jobs.
+        """
+        if self.fits is not fit_here or THREADS == 1 or len(self.jobs) > MAX_JOBS_TRAINED_BESIDE:
+            return
+        import_catboost()
+        pool, is_ended = self.workers.enter_context(ThreadPoolExecutor(1)), Event()
+        self.workers.callback(is_ended.set)
+        self.started = pool.submit(self._train, partial(fit_here, is_cancelled=is_ended.is_set))
+
     def fit(self) -> None:
         """Train on all jobs."""
-        self.fit_began = datetime.now(UTC)
+        if self.progress:
+            self.progress("training on all jobs", 0.0)
+        started, self.started = self.started, None  # a step may be tried again
+        model_set, began, ended = started.result() if started else self._train(self.fits)
+        card = replace(model_set.card, selected_sources=tuple(self.options.sources))
+        self.model_set = replace(model_set, card=card)
+        self.record = TrainingRecord(
+            self.options.why, self.jobs_digest, self.training_digest, began, ended
+        )
+
+    def _train(self, fits: Fits) -> _Trained:
+        began = datetime.now(UTC)
         model_set = train(
             self.jobs,
             targets=tuple(self.options.targets),
             cluster_by=self.cluster_by,
             thresholds=parse_thresholds(self.settings.thresholds),
-            progress=self.progress,
-            fits=self.fits,
+            fits=fits,
         )
-        card = replace(model_set.card, selected_sources=tuple(self.options.sources))
-        self.model_set = replace(model_set, card=card)
-        self.record = TrainingRecord(
-            self.options.why,
-            self.jobs_digest,
-            self.training_digest,
-            self.fit_began,
-            datetime.now(UTC),
-        )
+        return _Trained(model_set, began, datetime.now(UTC))
 
     def publish(self) -> None:
         """Register the model set with its evidence, and measure earlier versions on its jobs."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import CancelledError
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,9 @@ from jobs.store import add_jobs, open_store
 from jobs.workload import generate
 from models.engine.model_set import FormatError, ModelSet
 from models.engine.training import TrainingError, train
-from models.releases import candidate, registry
+from models.refiner.boosting import fit_here
+from models.refiner.training_rows import TrainingRows
+from models.releases import candidate, pipeline, registry
 from models.releases.candidate import compare_by_source, is_promotable, split_sources
 from models.releases.pipeline import (
     Release,
@@ -227,3 +230,28 @@ def test_a_dropped_source_does_not_stop_the_trainings_of_a_champion_that_was_tra
     pipeline = TrainingPipeline(store, settings, TrainingOptions(only_if_comparable=True))
     pipeline.run()
     assert set(pipeline.jobs["source"]) == {"b"}
+
+
+def test_an_error_of_the_comparison_ends_the_training_on_all_jobs_beside_it(
+    settings: Settings, store: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Refiners whose fit has not begun are given up, and no thread is left."""
+
+    def fail(*_arguments: object) -> None:
+        raise ArithmeticError
+
+    monkeypatch.setattr(pipeline, "compare_candidate", fail)
+    monkeypatch.setattr(pipeline, "THREADS", 2)
+    fill(store, generate(1500, 8, 5).jobs)
+    training = TrainingPipeline(store, settings)
+    with pytest.raises(ArithmeticError):
+        training.run()
+    assert training.started is not None
+    assert training.started.done()
+
+
+def test_fits_that_are_no_longer_wanted_do_not_begin(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("models.refiner.boosting.THREADS", 2)
+    rows = TrainingRows(*(np.zeros((600, 1)) for _ in range(6)))
+    with pytest.raises(CancelledError):
+        fit_here([rows, rows], is_cancelled=lambda: True)
