@@ -55,6 +55,18 @@ class Regression:
         return predicted
 
 
+def import_fitting() -> None:
+    """Import the libraries that fit regressions, before several threads do at once."""
+    import sklearn.ensemble
+    import sklearn.linear_model
+    import sklearn.pipeline
+    import sklearn.preprocessing  # noqa: F401
+
+    from models.refiner.boosting import import_catboost
+
+    import_catboost()
+
+
 def latest_outcomes(history: AvailableHistory, at: int) -> npt.NDArray[np.int64]:
     """The last ``TRAINING_ROWS`` rows whose outcome was available at ``at`` (µs), in that order."""
     rows = np.flatnonzero((history.available_at <= at) & np.isfinite(history.values))

@@ -9,21 +9,27 @@ ten times at most.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import CancelledError, ThreadPoolExecutor, wait
+from contextlib import ExitStack
 from dataclasses import dataclass
+from threading import Event
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from infra.aliases import Flags, Floats, Integers, Progress
+from infra.settings import THREADS
 from models.baselines.catalogue import (
     BASELINES,
     BASELINES_BY_SUBJECT,
+    HEURISTICS,
     IDEAL,
     OPTIONAL_BASELINES,
     BaselinePredictions,
     predict_baselines,
 )
+from models.baselines.regressions import import_fitting
 from models.engine.training import TrainingError
 from models.engine.wait_regression import backtest_waits
 from models.past.queue_inputs import first_of_burst, queue_inputs
@@ -145,58 +151,82 @@ def evaluate(
         raise TrainingError(
             f"no job after the warm-up has a known {target.name}: there is nothing to evaluate"
         )
-    baselines = predict_baselines(
-        jobs,
-        target,
-        [name for name in names if name != OURS],
-        warm_up=warm_up,
-        refit_every=refit_every,
-        inputs=inputs,
-        progress=progress,
-    )
-    predictions = {name: _take(predicted, counted) for name, predicted in baselines.items()}
+    from models.engine.backtest import backtest  # in one thread, as it prepares compiled code
+
+    ours_names = [name for name in names if name in (OURS, *WAIT_POINTS)]
+    baseline_names = [name for name in names if name not in ours_names]
     scores: dict[str, Any] = {}
     upper = np.empty((len(counted), 0))
     by_regression = None
-    if inputs is not None and any(name in names for name in WAIT_POINTS):
-        by_regression = backtest_waits(jobs, inputs, warm_up, refit_every, progress)
-        if by_regression is None and target.subject.add_surroundings:
-            jobs = target.subject.add_surroundings(jobs)
-    if by_regression is not None:
-        rows = counted - (len(jobs) - len(by_regression.centre))
-        quantiles = by_regression.quantiles[rows]
-        ends = quantiles[:, 0], quantiles[:, -1]
-        predictions |= {
-            name: BaselinePredictions(getattr(by_regression, point)[rows], *ends, quantiles)
-            for name, point in WAIT_POINTS.items()
-            if name in names
-        }
-        scores = _wait_scores(outcomes[counted], quantiles)
-    elif OURS in names:
-        from models.engine.backtest import backtest
+    predictions: dict[str, BaselinePredictions] = {}
+    is_ended = Event()
 
-        ours = backtest(
+    def report_baseline(text: str, share: float) -> None:
+        if is_ended.is_set():
+            raise CancelledError
+        if progress and not ours_names:
+            progress(text, share)
+
+    if progress and ours_names and baseline_names:
+        progress(f"{target.name}: baseline {baseline_names[0]}", 0.0)
+    if set(baseline_names) - {*HEURISTICS}:
+        import_fitting()
+    with ThreadPoolExecutor(1) as pool, ExitStack() as stack:
+        stack.callback(is_ended.set)  # an error or interrupt does not wait for all baselines
+        # Fits and the replay of histories leave Python's lock, so that two cores have work.
+        baselines = pool.submit(
+            predict_baselines,
             jobs,
             target,
+            baseline_names,
             warm_up=warm_up,
             refit_every=refit_every,
-            cluster_by=cluster_by,
-            upper_levels=upper_levels,
-            progress=progress,
+            inputs=inputs,
+            progress=report_baseline,
         )
-        upper = ours.upper
-        if not np.array_equal(ours.rows, counted):
-            raise AssertionError("Gridcast and the baselines predicted different jobs")
-        predictions[OURS] = BaselinePredictions(ours.point, ours.low, ours.high, ours.quantiles)
-        scores = {
-            "crps": float(ours.crps.mean()),
-            "log_score": log_score(ours.pit_upto - ours.pit_below),
-            "deciles": deciles(ours.pit_below, ours.pit_upto),
-            "reliability": [
-                float((ours.truth <= ours.quantiles[:, column]).mean())
-                for column in range(len(ours.levels))
-            ],
+        if THREADS == 1:
+            wait([baselines])
+        if inputs is not None and any(name in names for name in WAIT_POINTS):
+            by_regression = backtest_waits(jobs, inputs, warm_up, refit_every, progress)
+            if by_regression is None and target.subject.add_surroundings:
+                jobs = target.subject.add_surroundings(jobs)
+        if by_regression is not None:
+            rows = counted - (len(jobs) - len(by_regression.centre))
+            quantiles = by_regression.quantiles[rows]
+            ends = quantiles[:, 0], quantiles[:, -1]
+            predictions = {
+                name: BaselinePredictions(getattr(by_regression, point)[rows], *ends, quantiles)
+                for name, point in WAIT_POINTS.items()
+                if name in names
+            }
+            scores = _wait_scores(outcomes[counted], quantiles)
+        elif OURS in names:
+            ours = backtest(
+                jobs,
+                target,
+                warm_up=warm_up,
+                refit_every=refit_every,
+                cluster_by=cluster_by,
+                upper_levels=upper_levels,
+                progress=progress,
+            )
+            upper = ours.upper
+            if not np.array_equal(ours.rows, counted):
+                raise AssertionError("Gridcast and the baselines predicted different jobs")
+            predictions[OURS] = BaselinePredictions(ours.point, ours.low, ours.high, ours.quantiles)
+            scores = {
+                "crps": float(ours.crps.mean()),
+                "log_score": log_score(ours.pit_upto - ours.pit_below),
+                "deciles": deciles(ours.pit_below, ours.pit_upto),
+                "reliability": [
+                    float((ours.truth <= ours.quantiles[:, column]).mean())
+                    for column in range(len(ours.levels))
+                ],
+            }
+        by_baseline = {
+            name: _take(predicted, counted) for name, predicted in baselines.result().items()
         }
+    predictions = by_baseline | predictions
     unseen = {
         f"{OURS}, {field} never seen": np.flatnonzero(
             is_unseen(jobs, field, target.subject)[counted]

@@ -1,7 +1,11 @@
+from threading import Event
+
 import numpy as np
 import pandas as pd
 import pytest
 
+import models.engine.backtest as engine_backtest
+import models.evaluation.backtest as evaluation_of
 from models.baselines.catalogue import HEURISTICS
 from models.engine.forecaster import Forecaster
 from models.engine.training import TrainingError, train
@@ -241,3 +245,29 @@ def test_a_log_without_users_groups_and_programs_is_evaluated_and_trained(habits
     forecaster = Forecaster(train(nameless))
     forecaster.learn(nameless)
     assert np.isfinite(forecaster.predict(nameless[-20:])["walltime"]).all()
+
+
+def test_an_error_of_gridcast_ends_the_baselines_beside_it(habits, monkeypatch):
+    """No further baseline is begun, so that an interrupt need not wait for all of them."""
+    begun = []
+    predict = evaluation_of.predict_baselines
+
+    def noted(*arguments, progress, **options):
+        def report(text, share):
+            progress(text, share)
+            begun.append(text)
+            is_ended.wait(60)
+
+        return predict(*arguments, progress=report, **options)
+
+    def fail(*_arguments, **_options):
+        raise ArithmeticError
+
+    is_ended = Event()
+    monkeypatch.setattr(evaluation_of, "THREADS", 2)
+    monkeypatch.setattr(evaluation_of, "predict_baselines", noted)
+    monkeypatch.setattr(engine_backtest, "backtest", fail)
+    monkeypatch.setattr(evaluation_of, "Event", lambda: is_ended)
+    with pytest.raises(ArithmeticError):
+        evaluate(habits(rows=300), WALLTIME, predictors=["last", "last-two", "template", OURS])
+    assert len(begun) < 2
