@@ -16,7 +16,9 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
+from infra.component import component_named
 from infra.components import Component
+from infra.errors import InputError
 from infra.setting_values import split_shard_addresses
 from infra.settings import Settings, SettingsError
 from infra.shards import shard_of_slots, slot_of
@@ -120,3 +122,14 @@ def test_a_site_with_shards_starts_them_a_router_and_the_proxy(tmp_path: Path) -
     assert replica_ports(Settings()) == [3001, 3002]
     with pytest.raises(SettingsError, match="must be 3 ports, one for each of GRIDCAST_SHARDS"):
         replica_ports(settings.model_copy(update={"shards": 3}))
+
+
+def test_the_router_is_a_component_of_a_unit_or_container_where_it_is_told_the_shards(
+    tmp_path: Path,
+) -> None:
+    settings = Settings(home=tmp_path, shard_addresses="1/1=http://127.0.0.1:1", router_port=3999)
+    component = component_named("router", settings)
+    assert component.address == "http://127.0.0.1:3999"
+    assert "services.router_server:create_app" in component.command
+    with pytest.raises(InputError, match="there is no component router with these settings"):
+        component_named("router", Settings(home=tmp_path))
