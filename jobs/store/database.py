@@ -318,6 +318,11 @@ def failure(
             f"was locked by another process for {busy_seconds:g} s: "
             "let that finish and run the same command again"
         )
+    elif code == "40P01":
+        sentence = (
+            "undid this transaction: it and another one waited for each other's jobs; "
+            "run the same command again"
+        )
     elif is_timeout:
         sentence = (
             "has a month that is being read (by a backup or a training): "

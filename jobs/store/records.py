@@ -75,7 +75,8 @@ def add_jobs(
     """Store jobs, each merged with what is stored of it (see ``jobs.store.merging``).
 
     Adding the same rows again changes nothing. The caller's transaction (``with engine.begin()``)
-    makes it all or nothing.
+    makes it all or nothing. It has one call for each kind of record: all writers claim the jobs of
+    a call in one order, and those of two calls could wait for each other.
 
     Args:
         connection: the caller's transaction.

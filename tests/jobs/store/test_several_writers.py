@@ -224,3 +224,30 @@ def test_a_batch_that_is_copied_is_stored_where_some_of_its_jobs_were_there(serv
     count = len(ids)
     assert added == [(count - 1, 0), (1, count - 1), (0, count), (count, 0)]
     assert len(read_jobs(server, sources=["copied"])) == 2 * count
+
+
+def test_two_transactions_of_several_calls_that_wait_for_each_other_lose_nothing(
+    server: Any,
+) -> None:
+    """PostgreSQL undoes one of them, which says so; the same again stores its jobs."""
+    met, failures = threading.Barrier(2, timeout=90), list[str]()
+
+    def write(*ids: str) -> None:
+        try:
+            with server.begin() as connection:
+                add_jobs(connection, ended("crossed", ids[0]))
+                met.wait()
+                add_jobs(connection, ended("crossed", ids[1]))
+        except StoreError as error:
+            failures.append(str(error))
+            with server.begin() as connection:
+                add_jobs(connection, ended("crossed", *ids))
+
+    threads = [threading.Thread(target=write, args=ids) for ids in (("1", "2"), ("2", "1"))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(300)
+    assert len(failures) == 1
+    assert "waited for each other's jobs; run the same command again" in failures[0]
+    assert read_jobs(server, sources=["crossed"])["job_id"].tolist() == ["1", "2"]
