@@ -97,7 +97,7 @@ def grow(home: Path, marks: list[int]) -> list[dict[str, Any]]:
     forecaster, process = Forecaster(), psutil.Process()
     rows, stored, spent = [], 0, {"store": 0.0, "learn": 0.0}
     since = dict(spent) | {"jobs": 0.0}
-    for jobs in chunks(home):
+    for jobs in chunks():
         for start in range(0, len(jobs), BATCH):
             batch = jobs.iloc[start : start + BATCH]
             began = time.perf_counter()
@@ -143,21 +143,15 @@ def grow(home: Path, marks: list[int]) -> list[dict[str, Any]]:
     return rows
 
 
-def chunks(home: Path) -> Iterator[Any]:
-    """Generated jobs without end: those of the same users, ``DAYS`` later each time.
-
-    They are generated once and read from ``home`` then, which takes a tenth of the time.
-    """
+def chunks() -> Iterator[Any]:
+    """Generated jobs without end: those of the same users, ``DAYS`` later each time."""
     import pandas as pd
 
     from jobs.workload import generate
 
     repetition = 0
     while True:
-        file = home / f"chunk-{repetition % 4}.pickle"
-        if not file.exists():
-            generate(CHUNK, days=DAYS, seed=repetition % 4).jobs.to_pickle(file)
-        jobs = pd.read_pickle(file)
+        jobs = generate(CHUNK, days=DAYS, seed=repetition % 4).jobs
         later = pd.Timedelta(days=DAYS * repetition)
         times = {name: jobs[name] + later for name in ("submitted_at", "started_at", "ended_at")}
         yield jobs.assign(
