@@ -12,7 +12,6 @@ from infra.settings import Settings, prepare_environment
 from services.http.connection import BoundedProtocol
 from services.router.app import Router
 
-
 SWITCH_SECONDS = 0.0005
 """For how long a thread that divides or merges a large call keeps the others waiting."""
 
