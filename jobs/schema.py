@@ -369,7 +369,7 @@ def conform(frame: pd.DataFrame, record: Record = JOB) -> pd.DataFrame:
 
 
 def _as_numbers(values: pd.Series) -> pd.Series:
-    return pd.to_numeric(values, errors="coerce").astype(float)
+    return values if values.dtype == float else pd.to_numeric(values, errors="coerce").astype(float)
 
 
 def _as_times(values: pd.Series) -> pd.Series:
@@ -388,7 +388,7 @@ def _as_times(values: pd.Series) -> pd.Series:
 
 def _as_texts(values: pd.Series) -> pd.Series:
     try:
-        texts = values.astype("str")
+        texts = values if values.dtype == "str" else values.astype("str")
     except UnicodeEncodeError:  # half a character, as of a name that is not UTF-8
         texts = values.map(
             lambda value: str(value).encode("utf-8", "replace").decode(), na_action="ignore"

@@ -67,7 +67,7 @@ def claim(connection: Connection, table: Table, jobs: pd.DataFrame) -> Integers 
         return None
     keys, (source, name, moment) = KEYS[table.name], _names(table)
     # All writers insert in one order, so that none waits for another that waits for it.
-    rows = _arrow_keys(table, jobs.drop_duplicates([source, name]))
+    rows = _arrow_keys(table, jobs[[source, name, moment]].drop_duplicates([source, name]))
     rows = rows.take(pc.sort_indices(rows, [(source, "ascending"), (name, "ascending")]))
     if _copy_keys(connection, keys.name, rows):
         return np.empty(0, np.int64)

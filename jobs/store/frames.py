@@ -260,16 +260,15 @@ def to_arrow(series: pd.Series, kind: str) -> pa.Array:
     if kind == "number":
         return pa.array(series.to_numpy(float, na_value=np.nan), from_pandas=True)
     if kind in ("text", "labels"):
-        texts = pa.array(series.astype("str"), from_pandas=True)
+        texts = pa.array(series if series.dtype == "str" else series.astype("str"))
         if isinstance(texts, pa.ChunkedArray):
             texts = texts.combine_chunks()
         # PostgreSQL stores no NUL; only fields of records have been checked for it before.
         return pc.replace_substring(texts, "\0", "\ufffd")
     if kind == "json":
-        missing = series.isna().to_numpy()
         values = [
             None if is_missing else json.dumps(value)
-            for value, is_missing in zip(series, missing, strict=True)
+            for value, is_missing in zip(series, series.isna(), strict=True)
         ]
         return pa.array(values, pa.string())
     return pa.array(series, _ARROW[kind], from_pandas=True)
