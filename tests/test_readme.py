@@ -1,8 +1,8 @@
 """README's commands do what README shows: each is run, and its output compared.
 
 Digits are not compared, since they vary with the machine, nor lines that README leaves out (``…``).
-``just pages`` takes the whole public log; otherwise its first jobs and smaller models of CatBoost are
-enough, of which the order of predictors by error and the sentence about the best are not compared. Without the log a generated one
+``just pages`` takes the whole public log; otherwise its first jobs, a smaller demo and smaller models of
+CatBoost are enough, of which the order of predictors by error and the sentence about the best are not compared. Without the log a generated one
 stands in for it, of which only the form is compared.
 """
 
@@ -30,6 +30,13 @@ WHOLE_LOG = "GRIDCAST_TEST_ALL_PAGES" in os.environ
 LINES = None if WHOLE_LOG else 4000
 """Of the log, its header included."""
 WITH_FEW_TREES = "import gridcast, tests.trees\nwith tests.trees.few_trees(): gridcast.main()"
+SMALL_DEMO = f"""
+import flows.demo
+from jobs.workload import demonstration
+demonstration.JOBS, flows.demo.CALLS, flows.demo.WATCHED_HOURS = 6_000, 3, (18, 6, 0)
+{WITH_FEW_TREES}
+"""
+"""The demo with fewer jobs, calls and looks at the tasks: half of its time."""
 OMITTED = "…"
 READY_WITHIN = 400
 """Seconds for all servers to start on a busy machine."""
@@ -69,8 +76,8 @@ def missing_lines(shown: list[str], output: str) -> list[str]:
 def words_of(name: str) -> list[str]:
     """The words of a ``gridcast`` command of README, run by this Python."""
     words = shlex.split(COMMANDS[name][0])
-    quick = name in ("gridcast demo", "gridcast evaluate") and not WHOLE_LOG
-    start = ["-c", WITH_FEW_TREES] if quick else ["-m", "gridcast"]
+    quick = {"gridcast demo": SMALL_DEMO, "gridcast evaluate": WITH_FEW_TREES}
+    start = ["-c", quick[name]] if name in quick and not WHOLE_LOG else ["-m", "gridcast"]
     return [sys.executable, *start, *words[words.index("gridcast") + 1 :]]
 
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from mlflow import MlflowClient
 from typer.testing import CliRunner
 
 import gridcast
@@ -69,6 +68,8 @@ def test_the_command_prints_a_row_a_way_in_the_order_asked_and_leaves_a_page_and
     settings = prepare_environment()
     page = settings.folder("reports") / "replay-story.csv.html"
     assert page.read_text(encoding="utf-8").count("<tr>") == 3
+
+    from mlflow import MlflowClient
 
     client = MlflowClient(settings.tracking_url, settings.tracking_url)
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
@@ -198,6 +199,8 @@ def test_a_version_of_the_model_answers_by_what_it_learned_before_the_log_began(
         replay_each(earlier, processors(10_000), [chosen], version=version)
     with pytest.raises(PolicyError, match="answers as the predictor gridcast"):
         replay_each(later, processors(10_000), combinations(["easy"], ["last"]), version=version)
+    from mlflow import MlflowClient
+
     run = record_replays([knowing], "later", settings, version)
     assert (
         MlflowClient(settings.tracking_url).get_run(run).data.tags["model_version"]
