@@ -369,13 +369,35 @@ def migrated_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
+@pytest.fixture(scope="session")
+def migrated_postgres(postgres: Any, shared_folder: Path) -> str:
+    """A PostgreSQL database with the store's tables, one for all workers, to be copied."""
+    from jobs.store import open_store
+
+    name = "migrated"
+    with FileLock(shared_folder / "migrated-postgres.lock"):
+        done = shared_folder / "migrated-postgres"
+        if not done.exists():
+            postgres.psql(f"CREATE DATABASE {name};")
+            open_store(str(postgres.get_uri(database=name))).dispose()
+            done.touch()
+    return name
+
+
 @pytest.fixture
-def store(store_url: str, request: pytest.FixtureRequest) -> Iterator[Any]:
+def postgres_store(postgres: Any, migrated_postgres: str, shared_folder: Path) -> Iterator[Any]:
+    """An open, empty store on PostgreSQL only."""
+    name = f"test_{uuid.uuid4().hex}"
+    with FileLock(shared_folder / "migrated-postgres.lock"):  # one copy at a time
+        postgres.psql(f"CREATE DATABASE {name} TEMPLATE {migrated_postgres};")
+    yield from opened(str(postgres.get_uri(database=name)))
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def store(request: pytest.FixtureRequest) -> Any:
     """An open, empty store (an Engine): the test runs on SQLite and on PostgreSQL."""
-    if store_url.startswith("sqlite"):
-        yield request.getfixturevalue("sqlite_store")
-    else:
-        yield from opened(store_url)
+    is_sqlite = request.param == "sqlite"
+    return request.getfixturevalue("sqlite_store" if is_sqlite else "postgres_store")
 
 
 @pytest.fixture

@@ -83,6 +83,16 @@ class Predictor:
             process.kill()
         assert not left, f"left behind: {left}"
 
+    def kill(self) -> None:
+        """End it and the processes that it started at once; how it stops has tests of its own."""
+        self.http.close()
+        main = psutil.Process(self.process.pid)
+        family = [main, *main.children(recursive=True)]
+        for process in family:
+            process.kill()
+        self.process.wait(240)
+        psutil.wait_procs(family, timeout=240)
+
 
 def _answers(http: httpx.Client, path: str) -> bool:
     try:
@@ -234,6 +244,7 @@ def predictor(home: Path) -> Iterator[Predictor]:
     """The predictor that most tests share."""
     with running(home) as predictor_process:
         yield predictor_process
+        predictor_process.kill()  # to stop takes it half a minute after these many callers
 
 
 @pytest.fixture(scope="session")
