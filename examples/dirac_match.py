@@ -40,7 +40,7 @@ def match(pilot: dict, queues: list[dict], url: str, token: str) -> list[tuple[s
     slot |= {"seconds_left": pilot["CPUTime"] / power, "memory": pilot["MaxRAM"] * 1e6}
     body = {"jobs": jobs, **slot}
     headers = {"Authorization": f"Bearer {token}"}
-    answer = httpx.post(f"{url}/match", json=body, headers=headers, timeout=5)
+    answer = httpx.post(f"{url}/match", json=body, headers=headers, timeout=60)
     rows = answer.raise_for_status().json()["rows"]
     return [(row["job_id"], row["chosen"]) for row in rows if row["chosen"]]
 

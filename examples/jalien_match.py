@@ -38,7 +38,7 @@ def match(agent: dict, queue: list[dict], url: str, token: str) -> list[tuple[st
     slot = {"site": agent["Site"], "seconds_left": agent["TTL"], "cores": agent["CPUCores"]}
     body = {"jobs": jobs, **slot, "memory": agent["Memory"] * 1e6, "policy": "alice"}
     headers = {"Authorization": f"Bearer {token}"}
-    answer = httpx.post(f"{url}/match", json=body, headers=headers, timeout=5)
+    answer = httpx.post(f"{url}/match", json=body, headers=headers, timeout=60)
     rows = answer.raise_for_status().json()["rows"]
     return [(row["job_id"], row["chosen"]) for row in rows if row["chosen"]]
 

@@ -94,6 +94,22 @@ def misspelt_request(names: Iterable[str], fields: Iterable[str]) -> str:
     return ""
 
 
+def near_settings(names: Iterable[str], fields: Iterable[str]) -> dict[str, str]:
+    """Name the setting that each variable of no effect is nearly spelt as, where there is one.
+
+    >>> near_settings(["GRIDCAST_DSK", "GRIDCAST_HOST", "GRIDCAST_SERVICE_PORT"], ["dask", "host"])
+    {'GRIDCAST_DSK': 'GRIDCAST_DASK'}
+    """
+    settings = {field.upper(): f"GRIDCAST_{field.upper()}" for field in fields}
+    near = {}
+    for name in map(str.upper, names):
+        word = name.removeprefix("GRIDCAST_")
+        if word != name and word not in settings:
+            for match in difflib.get_close_matches(word, settings, 1, 0.8):
+                near[name] = settings[match]
+    return near
+
+
 def without_password(url: str) -> str:
     """A database's or server's URL without user, password and options.
 

@@ -7,6 +7,7 @@ BentoML is imported: it turns off their telemetry and moves their files into the
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from collections.abc import Mapping
@@ -24,6 +25,7 @@ from infra.errors import InputError
 from infra.setting_values import split_list as split_list
 from infra.setting_values import split_login as split_login
 
+log = logging.getLogger(__name__)
 THREADS = int(os.environ.get("OMP_NUM_THREADS") or 2)
 """The threads of one fit; Dask sets the variable in its workers. No result depends on it."""
 
@@ -435,6 +437,8 @@ def read_settings() -> Settings:
     names = (*DotEnvSettingsSource(Settings).env_vars, *os.environ)
     if wrong := setting_values.misspelt_request(names, Settings.model_fields):
         raise SettingsError(wrong)
+    for name, near in setting_values.near_settings(names, Settings.model_fields).items():
+        log.warning("%s is no setting and has no effect: is %s meant?", name, near)
     try:
         return Settings()
     except ValidationError as error:

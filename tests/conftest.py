@@ -61,6 +61,17 @@ ORDER = (
 )
 """Beginnings of files, or names of servers, by their turn; all others come last."""
 
+FEW_TREES = (
+    "tests/models/releases/test_agreement.py",
+    "tests/models/releases/test_evidence.py",
+    "tests/models/releases/test_pipeline.py",
+    "tests/models/releases/test_verification.py",
+    "tests/services/dashboard/",
+    "tests/services/live/test_canary.py",
+    "tests/services/live/test_shadow.py",
+)
+"""Files whose tests train models but assert nothing about their errors: these have few trees."""
+
 SLOW_FIXTURES = {
     "browser": "opens pages in Chromium",
     "embedded": "keeps models in a real MLflow",
@@ -287,6 +298,18 @@ def _patient(make: Callable[..., Any]) -> Callable[..., Any]:
 @pytest.fixture
 def few_trees() -> Iterator[None]:
     """CatBoost's models have few trees: the test asserts nothing about their errors."""
+    from tests import trees
+
+    with trees.few_trees():
+        yield
+
+
+@pytest.fixture(autouse=True, scope="module")
+def few_trees_in_file(request: pytest.FixtureRequest) -> Iterator[None]:
+    """The same for all tests and fixtures of some files."""
+    if not request.node.nodeid.startswith(FEW_TREES):
+        yield
+        return
     from tests import trees
 
     with trees.few_trees():

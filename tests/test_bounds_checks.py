@@ -1,7 +1,7 @@
 """Compiled code with every index checked, on inputs that exceed arrays sized by a guess.
 
-Machine code checks no index by itself: an index past the end writes into other memory. Each
-workload runs in a process of its own with Numba's bounds checks, with a cache of its own.
+Machine code checks no index by itself: an index past the end writes into other memory. The
+workloads run in a process of their own with Numba's bounds checks, with a cache of its own.
 """
 
 import importlib
@@ -148,16 +148,13 @@ def predict_waits_and_transfers() -> None:
     simulate(grid, RankingBroker(grid, Rule("first", overlap=True)))
 
 
-WORKLOADS = {
-    workload.__name__: workload
-    for workload in (
-        replay_policies,
-        predict_jobs,
-        fill_histories,
-        predict_tasks,
-        predict_waits_and_transfers,
-    )
-}
+WORKLOADS = (
+    replay_policies,
+    predict_jobs,
+    fill_histories,
+    predict_tasks,
+    predict_waits_and_transfers,
+)
 
 
 def compiled_functions(packages: tuple[str, ...]) -> dict[str, bool]:
@@ -175,10 +172,15 @@ def compiled_functions(packages: tuple[str, ...]) -> dict[str, bool]:
     return ran
 
 
-def run_checked(workload: str, folder: Path) -> dict[str, bool]:
-    """Run one workload with bounds checks; returns which compiled functions ran."""
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bool]:
+    """Which compiled functions ran in the workloads with bounds checks.
+
+    The cache is empty at first: a function that is called by a cached one is not seen to run.
+    """
+    folder = tmp_path_factory.mktemp("machine-code")
     run = subprocess.run(
-        [sys.executable, __file__, workload],
+        [sys.executable, __file__],
         cwd=ROOT,
         env=os.environ
         | {
@@ -192,22 +194,8 @@ def run_checked(workload: str, folder: Path) -> dict[str, bool]:
         check=False,
     )
     assert run.returncode == 0, run.stderr[-3000:]
-    ran: dict[str, bool] = json.loads(run.stdout.splitlines()[-1])
-    return ran
-
-
-@pytest.fixture(scope="module")
-def ran(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bool]:
-    """Which compiled functions ran in any workload.
-
-    The cache is empty at first: a function that is called by a cached one is not seen to run.
-    """
-    folder = tmp_path_factory.mktemp("machine-code")
-    merged: dict[str, bool] = {}
-    for workload in WORKLOADS:
-        for name, used in run_checked(workload, folder).items():
-            merged[name] = merged.get(name, False) or used
-    return merged
+    used: dict[str, bool] = json.loads(run.stdout.splitlines()[-1])
+    return used
 
 
 def test_no_workload_reads_or_writes_past_an_array_and_compiled_functions_run(
@@ -246,5 +234,6 @@ if __name__ == "__main__":
     from tests.trees import few_trees
 
     with few_trees():  # CatBoost's code is not ours
-        WORKLOADS[sys.argv[1]]()
+        for workload in WORKLOADS:
+            workload()
     print(json.dumps(compiled_functions(("models", "scheduling"))))

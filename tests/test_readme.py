@@ -22,6 +22,7 @@ from typing import Any
 import pytest
 
 from tests.ports import free_port
+from tests.trees import WITH_FEW_TREES
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -29,7 +30,6 @@ LOG = "KTH-SP2-1996.swf.gz"
 WHOLE_LOG = "GRIDCAST_TEST_ALL_PAGES" in os.environ
 LINES = None if WHOLE_LOG else 4000
 """Of the log, its header included."""
-WITH_FEW_TREES = "import gridcast, tests.trees\nwith tests.trees.few_trees(): gridcast.main()"
 SMALL_DEMO = f"""
 import flows.demo
 from jobs.workload import demonstration

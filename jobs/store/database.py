@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -186,6 +186,11 @@ def _watch_file(engine: Engine, where: str) -> None:
             return None
         return status.st_dev, status.st_ino
 
+    def make_private(*_: object) -> None:
+        with suppress(OSError):  # SQLite says why it cannot be opened
+            if not Path(path).exists():
+                Path(path).touch(mode=0o600)  # its WAL gets the same permissions
+
     def check(*_: object) -> None:
         if opened and identity() != opened[0]:
             raise StoreError(
@@ -199,6 +204,7 @@ def _watch_file(engine: Engine, where: str) -> None:
             opened.append(current)
 
     event.listen(engine, "do_connect", check)
+    event.listen(engine, "do_connect", make_private)
     event.listen(engine, "connect", note)
     event.listen(engine, "begin", check)
     event.listen(engine, "commit", check)

@@ -37,6 +37,7 @@ from services.http.errors import HTTPError
 from services.http.issuers import read_issuers
 from services.http.logins import Logins
 
+FOREIGN = "changes from pages of another origin are refused"
 GROUPS_HEADER = "x-forwarded-groups"
 
 
@@ -69,20 +70,21 @@ class Access:
         """
         headers = read_head(request.scope)
         check_host_and_origin(headers, self.hosts)
-        if scope and headers.get("sec-fetch-site", "none") not in ("same-origin", "none"):
-            # A page on another port of this host: its requests carry the cookie too.
-            raise HTTPError(403, "changes from pages of another origin are refused")
+        # A page on another port of this host: its requests carry the cookie too.
+        is_foreign = headers.get("sec-fetch-site", "none") not in ("same-origin", "none")
         client = request.client.host if request.client else None
         if not scope and self.open_on_loopback and is_direct(client, headers):
             return LOCAL
         if not self.tokens and not self.issuers:
-            raise HTTPError(403, NO_TOKENS)
+            raise HTTPError(403, FOREIGN if scope and is_foreign else NO_TOKENS)
         if "authorization" in headers:
             bearer = as_bearer(headers["authorization"])
             await self.issuers.prepare(bearer)
             caller = caller_of_header(bearer, self.tokens, self.issuers)
         else:
             caller = self.logins.caller(request.cookies)
+        if scope and is_foreign:
+            raise ScopeError(FOREIGN, caller) if caller else HTTPError(403, FOREIGN)
         if caller is None:
             raise HTTPError(401, NOT_KNOWN)
         check_metrics_only(caller, request.url.path)

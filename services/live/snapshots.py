@@ -125,6 +125,7 @@ class Snapshots:
         }
         with self._writing, ExitStack() as at_error:
             at_error.callback(self._draft.unlink, missing_ok=True)
+            self._draft.touch(mode=0o600)
             with self._draft.open("wb") as out:
                 entries = [entry for arrays in parts for entry in write_arrays(out, arrays)]
                 write_description(out, entries, {"learned": about, "point": point})

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.ports import free_port
+from tests.trees import WITH_FEW_TREES
 
 ROOT = Path(__file__).parents[2]
 KIB = 1024
@@ -39,7 +40,7 @@ def test_a_full_disk_is_one_sentence_and_the_command_works_once_there_is_space(d
     fill = disk / "fill"
 
     def run(*words: str) -> tuple[int, str]:
-        command = [sys.executable, "-m", "gridcast", *words]
+        command = [sys.executable, "-c", WITH_FEW_TREES, *words]
         ended = subprocess.run(
             command, cwd=disk, env=environment, capture_output=True, text=True, check=False
         )

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.trees import WITH_FEW_TREES
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -37,6 +39,6 @@ def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def trained_home(log: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data folder whose store holds the log's jobs, with a champion trained on them."""
     home = tmp_path_factory.mktemp("trained-home")
-    for command in (["ingest", str(log)], ["train"]):
-        run("-m", "gridcast", *command, folder=log.parent, GRIDCAST_HOME=str(home))
+    for command in (["-m", "gridcast", "ingest", str(log)], ["-c", WITH_FEW_TREES, "train"]):
+        run(*command, folder=log.parent, GRIDCAST_HOME=str(home))
     return home

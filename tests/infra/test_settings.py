@@ -90,6 +90,17 @@ def test_a_wrong_setting_is_one_sentence_that_names_it(monkeypatch, name, value)
     assert caught.value.exit_code == 2
 
 
+def test_a_misspelt_setting_has_no_effect_and_a_warning_names_the_near_one(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("GRIDCAST_DSK", "off")
+    monkeypatch.setenv("GRIDCAST_PREDICTOR_SERVICE_PORT", "3000")  # as Kubernetes sets it
+    read_settings()
+    assert [record.getMessage() for record in caplog.records] == [
+        "GRIDCAST_DSK is no setting and has no effect: is GRIDCAST_DASK meant?"
+    ]
+
+
 def test_tokens_do_not_show_when_settings_are_printed():
     assert "hunter2" not in repr(Settings(tokens="hunter2:predict", _env_file=None))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import subprocess
 import sys
@@ -176,6 +177,19 @@ def test_adding_the_same_jobs_again_changes_nothing(store: Any) -> None:
     before = read_jobs(store)
     assert add(store, job("1", ended_at="2026-01-02"), job("2")) == (0, 0, 2)
     pd.testing.assert_frame_equal(read_jobs(store), before)
+
+
+def test_only_its_owner_reads_the_file_of_a_store(sqlite_url: str) -> None:
+    before = os.umask(0)
+    try:
+        store = open_store(sqlite_url)
+        add(store, job("1"))
+        file = Path(sqlite_url.removeprefix("sqlite:///"))
+        modes = {path.name: path.stat().st_mode & 0o777 for path in file.parent.glob("jobs.db*")}
+    finally:
+        os.umask(before)
+    assert modes.keys() >= {"jobs.db", "jobs.db-wal"} and set(modes.values()) == {0o600}
+    store.dispose()
 
 
 def test_opening_an_open_store_again_is_harmless(store_url: str) -> None:

@@ -30,6 +30,7 @@ from services.http.metrics import Metrics
 from services.live.active_model import ActiveModel
 from services.live.live_predictor import LivePredictor
 from tests.ports import free_port, served_in_thread
+from tests.trees import few_trees
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 240.0
@@ -201,7 +202,8 @@ def model_set(grid_jobs: pd.DataFrame, shared_folder: Path) -> ModelSet:
     with FileLock(folder.with_suffix(".lock")):
         if not folder.exists():
             draft = folder.with_suffix(".new")
-            train(grid_jobs.head(1200), targets=("walltime", "peak_memory")).save(draft)
+            with few_trees():
+                train(grid_jobs.head(1200), targets=("walltime", "peak_memory")).save(draft)
             draft.rename(folder)
     return ModelSet.load(folder)
 

@@ -93,7 +93,9 @@ def rows(page: Dashboard, **filters: Any) -> list[dict[str, Any]]:
     ]
 
 
-def ask(app: Any, requests: list[tuple[str, str, str, Any]]) -> list[httpx.Response]:
+def ask(
+    app: Any, requests: list[tuple[str, str, str, Any]], **headers: str
+) -> list[httpx.Response]:
     """The answers to requests (method, address, token, body) from CLIENT."""
 
     async def send() -> list[httpx.Response]:
@@ -101,7 +103,7 @@ def ask(app: Any, requests: list[tuple[str, str, str, Any]]) -> list[httpx.Respo
         async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as http:
             return [
                 await http.request(
-                    method, path, json=body, headers={"Authorization": f"Bearer {token}"}
+                    method, path, json=body, headers=headers | {"Authorization": f"Bearer {token}"}
                 )
                 for method, path, token, body in requests
             ]
@@ -162,6 +164,12 @@ def test_what_the_page_changes_is_recorded_with_who_and_from_where(
     assert not any(secret in listed.text for secret in (ADMIN, READER, PORTAL))
     actions = [row["action"] for row in second.json()["rows"]]
     assert actions == ["pin", "promote"] and second.json()["more"]
+
+    # What a page of another origin tries in the name of who is logged in is recorded too.
+    [crossed] = ask(app, [("POST", "/api/pin", ADMIN, {})], **{"Sec-Fetch-Site": "same-site"})
+    assert (crossed.status_code, "another origin" in crossed.text) == (403, True)
+    [row] = rows(site, actor="ada", result="refused")
+    assert (row["action"], row["address"], "another origin" in row["why"]) == ("pin", CLIENT, True)
 
 
 def test_rights_are_recorded_as_the_page_starts_without_a_secret(site: Dashboard) -> None:

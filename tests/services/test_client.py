@@ -148,7 +148,7 @@ def test_a_job_without_a_request_falls_back_on_nothing(nowhere: str) -> None:
 
 
 def test_a_report_is_sent_again_until_it_is_taken(fake: str) -> None:
-    with Gridcast(f"{fake}/soon") as client:
+    with Gridcast(f"{fake}/soon", timeout=60) as client:
         assert client.report([JOB]) == {"added": 1}
     assert Fake.hits == 3
 
@@ -169,7 +169,7 @@ def test_a_call_that_a_killed_predictor_had_is_made_again_within_its_time(
 def test_an_answer_of_200_that_is_none_of_a_predictors_counts_as_no_answer(
     fake: str, way: str
 ) -> None:
-    with Gridcast(f"{fake}/{way}", timeout=5) as client:
+    with Gridcast(f"{fake}/{way}", timeout=60) as client:
         (row,) = client.predict([JOB])
         assert FELL_BACK.items() <= row.items()
         assert "none of a predictor's" in row["fallback"]
@@ -186,7 +186,7 @@ def test_an_answer_of_200_that_is_none_of_a_predictors_counts_as_no_answer(
 
 
 def test_a_time_to_wait_that_is_no_number_is_a_second(fake: str) -> None:
-    with Gridcast(f"{fake}/never") as client, pytest.raises(UnavailableError) as caught:
+    with Gridcast(f"{fake}/never", timeout=60) as client, pytest.raises(UnavailableError) as caught:
         client.report([JOB], patience=0.5)
     assert caught.value.retry_after == 1.0
 

@@ -43,6 +43,8 @@ def test_a_restart_goes_on_from_the_file_and_learns_what_came_later(
     one = start()
     one.report(jobs.iloc[:200])
     one.state.save_history()
+    [file] = one.settings.home.rglob(NAME)
+    assert file.stat().st_mode & 0o777 == 0o600
     one.report(jobs.iloc[200:300])
     ingested = open_store(one.settings.store_url)
     with ingested.begin() as connection:
