@@ -208,52 +208,64 @@ def blend(
         keep: Whether they are to be in ``view.lasting`` afterwards.
         out: Receives the masses (float32[bins]).
     """
-    sharp = view.sharp
+    sharp, bins, coefficients, fading = view.sharp, view.bins, view.coefficients, shape.fading
+    levels, last = len(view.slots), len(shape.ages) - 1
     if reuse:
         _copy_masses(view.lasting, sharp)
     else:
         sharp[:] = 0.0
-        for level in range(len(view.slots)):
-            if not shape.relative[level]:
-                _add_level(index, shape, level, 0.0, view)
-    if keep and not reuse:
-        _copy_masses(sharp, view.lasting)
-    for level in range(len(view.slots)):
-        if shape.relative[level]:
-            _add_level(index, shape, level, limit, view)
+    # Levels that are not relative come first, in the same loop.
+    for step in range(levels if reuse else 0, 2 * levels):
+        relative = step >= levels
+        level = step - levels if relative else step
+        if step == levels and keep and not reuse:
+            _copy_masses(sharp, view.lasting)
+        count, newest = view.ends[level] - view.starts[level], view.ends[level] - 1
+        if count <= 0 or shape.relative[level] != relative:
+            continue
+        shift = limit if relative else 0.0
+        stride = view.strides[level]
+        set_coefficients(shape, level, count, view)
+        if stride > 1:
+            sampled = load_4(coefficients, MOST * last)
+            for age in range(count):
+                outcome = newest - age * stride
+                b = bin_of(index.log_bin_position[outcome] + shift, shape)
+                add_masses(sharp, b, fading[age, last], sampled)
+            store(coefficients, MOST * last, repeat_4(0.0))
+        for age in range(count):
+            bins[age] = bin_of(index.log_bin_position[newest - age] + shift, shape)
+        first, second = load_4(coefficients, 0), load_4(coefficients, MOST)
+        third, fourth = load_4(coefficients, 2 * MOST), load_4(coefficients, 3 * MOST)
+        for age in range(count):
+            masses = mass_of_outcome(fading, age, first, second, third, fourth)
+            add_masses(sharp, bins[age], 1.0, masses)
     smooth(shape, limit_bin, sharp, view.padded, out)
+
+
+@compiled_in_place
+def sees_the_same(keys: Array, at: Array, limits: Array, row: int, second_row: int) -> bool:
+    """Whether two jobs see the same windows with the same weights: only the limits may differ.
+
+    Args:
+        keys: The keys of the jobs (uint64[n, levels]).
+        at: When they are predicted.
+        limits: The positions of their limits.
+        row: One of the jobs.
+        second_row: The other one.
+    """
+    if at[row] != at[second_row]:
+        return False
+    for level in range(keys.shape[1]):
+        if keys[row, level] != keys[second_row, level]:
+            return False
+    return np.isfinite(limits[row]) == np.isfinite(limits[second_row])
 
 
 @compiled_in_place
 def _copy_masses(source: Array, target: Array) -> None:
     for position in range(0, source.size, LANES):
         store(target, position, load_8(source, position))
-
-
-@compiled_in_place
-def _add_level(index: OutcomeIndex, shape: Shape, level: int, shift: float, view: View) -> None:
-    """Add the masses of one level's outcomes, moved by ``shift`` on the axis, to ``view.sharp``."""
-    sharp, bins, coefficients, fading = view.sharp, view.bins, view.coefficients, shape.fading
-    count, newest = view.ends[level] - view.starts[level], view.ends[level] - 1
-    last = len(shape.ages) - 1
-    if count <= 0:
-        return
-    stride = view.strides[level]
-    set_coefficients(shape, level, count, view)
-    if stride > 1:
-        sampled = load_4(coefficients, MOST * last)
-        for age in range(count):
-            outcome = newest - age * stride
-            b = bin_of(index.log_bin_position[outcome] + shift, shape)
-            add_masses(sharp, b, fading[age, last], sampled)
-        store(coefficients, MOST * last, repeat_4(0.0))
-    for age in range(count):
-        bins[age] = bin_of(index.log_bin_position[newest - age] + shift, shape)
-    first, second = load_4(coefficients, 0), load_4(coefficients, MOST)
-    third, fourth = load_4(coefficients, 2 * MOST), load_4(coefficients, 3 * MOST)
-    for age in range(count):
-        masses = mass_of_outcome(fading, age, first, second, third, fourth)
-        add_masses(sharp, bins[age], 1.0, masses)
 
 
 @compiled_in_place
