@@ -1,5 +1,8 @@
 """Model selection: a refiner answers as far as it was better on later jobs."""
 
+import os
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -160,3 +163,15 @@ def test_a_refiner_of_empty_trees_stays_as_it_is(told: np.ndarray) -> None:
     assert fitted is not None
     assert fitted.first(TREES[1]) is fitted
     assert fitted.first(1).model.tree_count_ == 1
+
+
+def test_catboost_is_imported_after_its_allocator_was_told_to_keep_memory() -> None:
+    code = (
+        "import os, sys; import models.refiner.boosting; "
+        "print(os.environ['MIMALLOC_PURGE_DELAY'], 'catboost' in sys.modules)"
+    )
+    environment = {name: text for name, text in os.environ.items() if "MIMALLOC" not in name}
+    run = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+    assert run.stdout.split() == ["1000", "False"]
