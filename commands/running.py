@@ -74,12 +74,17 @@ def serve() -> None:
 def route() -> None:
     """Route calls to the shards of their users until Ctrl-C.
 
-    GRIDCAST_SHARD_ADDRESSES says where the shards answer. `gridcast up --site` runs it with
-    GRIDCAST_SHARDS.
+    GRIDCAST_SHARD_ADDRESSES says where the shards answer,
+    1/2=http://a:3000,2/2=http://b:3000, or names a file of such lines. It listens on
+    GRIDCAST_ROUTER_PORT.
+
+    With GRIDCAST_SHARDS, `gridcast up --site` starts it too.
     """
+    from services.router.ring import read_ring
     from services.router_server import run
 
     settings = prepare_environment()
+    read_ring(settings)  # before a token is made
     _prepare_access(settings)
     run(
         settings,
@@ -107,7 +112,9 @@ def up(
     site: Annotated[
         bool,
         typer.Option(
-            "--site", help="As at a site: PostgreSQL, two predictors behind a proxy, Prometheus."
+            "--site",
+            help="As at a site: PostgreSQL, two predictors behind a proxy, or GRIDCAST_SHARDS of "
+            "them, Prometheus.",
         ),
     ] = False,
     move: Annotated[

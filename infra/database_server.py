@@ -65,6 +65,7 @@ def main(folder: Path, port: int) -> None:
     programs, account = binaries(), _account()
     data = folder / "data"
     if account:
+        _check_way(folder.parent, account)
         os.chown(folder, account.pw_uid, account.pw_gid)
         folder.parent.chmod(stat.S_IMODE(folder.parent.stat().st_mode) | 0o011)  # to pass through
     if not data.exists():
@@ -78,6 +79,24 @@ def main(folder: Path, port: int) -> None:
         programs / "postgres",
         ["postgres", "-D", str(data), *(word for option in options for word in ("-c", option))],
     )
+
+
+def _check_way(home: Path, account: pwd.struct_passwd) -> None:
+    """Refuse a data folder below a folder that the server's account cannot enter."""
+    for folder in reversed(home.resolve().parents):
+        entering = subprocess.run(  # noqa: S603
+            ["/usr/bin/test", "-x", str(folder)], check=False, **_as(account)
+        )  # type: ignore[call-overload]
+        if entering.returncode:
+            raise DatabaseServerError(
+                f"PostgreSQL never runs as root but as {account.pw_name}, who cannot enter "
+                f"{folder}: chmod o+x {folder}"
+            )
+
+
+def _as(account: pwd.struct_passwd) -> dict[str, object]:
+    """The arguments of ``subprocess.run`` for an account."""
+    return {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
 
 
 def _make_databases(programs: Path, folder: Path, account: pwd.struct_passwd | None) -> None:
@@ -101,17 +120,12 @@ def _make_databases(programs: Path, folder: Path, account: pwd.struct_passwd | N
 
 
 def _run(command: list[str], account: pwd.struct_passwd | None, statements: str = "") -> None:
-    user = {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []} if account else {}
+    user = _as(account) if account else {}
     run = subprocess.run(  # noqa: S603
         command, input=statements, capture_output=True, text=True, cwd="/", check=False, **user
     )  # type: ignore[call-overload]
     if run.returncode:
-        hint = (
-            f" as {account.pw_name} (PostgreSQL never runs as root), "
-            "who must be able to enter the data folder"
-            if account
-            else ""
-        )
+        hint = f" as {account.pw_name}" if account else ""
         raise DatabaseServerError(
             f"{Path(command[0]).name} failed{hint}: {(run.stderr or run.stdout).strip()[-300:]}"
         )

@@ -154,7 +154,11 @@ def split_shard_addresses(text: str) -> tuple[tuple[str, ...], ...]:
     """
     shards, counts = dict[int, tuple[str, ...]](), set[int]()
     for entry in split_list(text.replace("\n", ",")):
-        name, _, addresses = entry.partition("=")
+        name, equals, addresses = entry.partition("=")
+        if not equals:
+            raise ValueError(
+                f"a shard's addresses are written as 1/2=http://host:port, not {entry[:80]!r}"
+            )
         number, count = split_shard(name.strip())
         if number in shards:
             raise ValueError(f"shard {name.strip()} is there twice; | separates its addresses")

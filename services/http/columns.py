@@ -78,9 +78,8 @@ class RowErrors:
         """One sentence: the first bad job, and how many more there are."""
         index = min(self.by_row)
         more = len(self.by_row) - 1
-        return f"job {index}: {self.by_row[index]}" + (
-            f" (and {more} more jobs are wrong)" if more else ""
-        )
+        rest = "one more job is" if more == 1 else f"{more} more jobs are"
+        return f"job {index}: {self.by_row[index]}" + (f" (and {rest} wrong)" if more else "")
 
 
 def _note(reasons: dict[int, str], index: int, reason: str) -> None:

@@ -37,7 +37,7 @@ from services.http.routes import DOCUMENT_PATHS, ENDPOINTS, answers_owners
 from services.http.tracing import Traces
 from services.router.calls import Call, check_call, merge, read_call
 from services.router.metrics import RouterMetrics
-from services.router.ring import Ring, read_addresses
+from services.router.ring import Ring, parse_ring, read_addresses
 from services.router.shards import Forwarded, Shards
 
 log = logging.getLogger("gridcast.router")
@@ -72,7 +72,7 @@ class Router:
         self.traces = Traces(settings.otel_endpoint)
         self.admission = Admission(MAX_REQUESTS, MAX_BODY_BYTES)
         self._addresses = read_addresses(settings)
-        self._use(Ring.parse(self._addresses, settings.tls_in_front))
+        self._use(parse_ring(settings, self._addresses))
         self._note = ""
 
     def app(self) -> ASGIApp:
@@ -136,7 +136,7 @@ class Router:
         try:
             addresses = read_addresses(self.settings)
             if addresses != self._addresses:
-                ring = Ring.parse(addresses, self.settings.tls_in_front)
+                ring = parse_ring(self.settings, addresses)
                 ready = await self.shards.ready(ring)
                 unready = [n for n in range(1, ring.count + 1) if n not in ready]
                 if unready:

@@ -24,13 +24,14 @@ class Ring:
     addresses: tuple[tuple[str, ...], ...]
 
     @staticmethod
-    def parse(text: str, plain_text: bool = False) -> Ring:
+    def parse(text: str, plain_text: bool = False, source: str = SETTING) -> Ring:
         """Read ``1/2=http://localhost:3001,2/2=https://b``.
 
         Args:
             text: An entry for each shard.
             plain_text: Whether http:// may lead to other machines, as where a proxy ends TLS
                 before all servers.
+            source: The setting or file that the text is of, for messages.
 
         Raises:
             SettingsError: The text is wrong, or tokens would cross the network in plain text.
@@ -38,12 +39,12 @@ class Ring:
         try:
             ring = Ring(split_shard_addresses(text))
         except ValueError as error:
-            raise SettingsError(f"{SETTING}: {error}") from None
+            raise SettingsError(f"{source}: {error}") from None
         for address in () if plain_text else ring.every_address:
             url = urlsplit(address)
             if url.scheme == "http" and not is_loopback(url.hostname or ""):
                 raise SettingsError(
-                    f"{SETTING}: tokens would cross the network to {address} in plain text: let a "
+                    f"{source}: tokens would cross the network to {address} in plain text: let a "
                     "proxy end TLS before that predictor and write https://, or set "
                     "GRIDCAST_TLS_IN_FRONT=true where the network between router and predictors "
                     "is their own"
@@ -77,6 +78,18 @@ class Ring:
             for addresses in self.addresses
             if rank < len(addresses)
         ]
+
+
+def read_ring(settings: Settings) -> Ring:
+    """The shards of the settings; raises SettingsError."""
+    return parse_ring(settings, read_addresses(settings))
+
+
+def parse_ring(settings: Settings, text: str) -> Ring:
+    """The shards of a text that was read by ``read_addresses``; raises SettingsError."""
+    configured = settings.shard_addresses
+    source = SETTING if "=" in configured else f"{SETTING}: the file {configured}"
+    return Ring.parse(text, settings.tls_in_front, source)
 
 
 def read_addresses(settings: Settings) -> str:

@@ -67,7 +67,7 @@ def test_no_field_that_only_an_outcome_has_passes_the_door() -> None:
         ([{"job_id": "", "source": "grid"}], "job 0: job_id is missing"),
         (
             [{"job_id": "1", "source": "grid", "events": -1}, {"job_id": 2}],
-            "job 0: events is -1, not between 0 and 1e+15 events (and 1 more jobs are wrong)",
+            "job 0: events is -1, not between 0 and 1e+15 events (and one more job is wrong)",
         ),
         ([{"job_id": "1", "source": "grid", "walltime": -1}], "job 0: walltime is -1"),
     ],

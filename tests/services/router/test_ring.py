@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from infra.settings import Settings, SettingsError, read_settings
-from services.router.ring import Ring, read_addresses
+from services.router.ring import Ring, read_addresses, read_ring
 
 A, B = "http://a:1", "http://b:1"
 
@@ -23,6 +23,7 @@ A, B = "http://a:1", "http://b:1"
         ("1/1=http://a:port", "is written as http://host:port"),
         ("1/1=", "is written as http://host:port"),
         (f"3/2={A}", "a shard is written as 2/4"),
+        (f"1/2={A},2/2 {B}", "are written as 1/2=http://host:port, not '2/2 http://b:1'"),
         (f"{A}=1/2", "a shard is written as 2/4"),
     ],
 )
@@ -36,7 +37,8 @@ def test_wrong_addresses_are_one_sentence(
     assert why in str(refused.value)
     (tmp_path / "ring").write_text(text.replace(",", "\n"))
     with pytest.raises(SettingsError) as refused:
-        Ring.parse(read_addresses(Settings(shard_addresses=str(tmp_path / "ring"))))
+        read_ring(Settings(shard_addresses=str(tmp_path / "ring")))
+    assert f"the file {tmp_path / 'ring'}: " in str(refused.value)
     assert why in str(refused.value)
 
 
