@@ -170,7 +170,7 @@ def router(settings: Settings, shared: Mapping[str, str], after: tuple[str, ...]
         shared: the variables of every component.
         after: names of the components that must be ready before it.
     """
-    options = "--log-level warning --no-access-log --timeout-graceful-shutdown 5 --no-proxy-headers"
+    options = "--log-level info --no-access-log --timeout-graceful-shutdown 5 --no-proxy-headers"
     return _server(
         settings,
         "router",

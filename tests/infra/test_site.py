@@ -30,6 +30,7 @@ from infra.site import RULES, proxy_text, replica_ports, scrapes_text, site_comp
 from infra.supervision import log_path
 from monitoring.doctor import examine
 from services.client import Gridcast
+from services.router.metrics import RouterMetrics
 from tests.ports import free_port
 
 ROOT = Path(__file__).parents[2]
@@ -344,6 +345,7 @@ def test_every_metric_of_the_rules_and_boards_is_exported(up: Site) -> None:
         api = f"{up.address('prometheus')}/api/v1/targets"
         targets = http.get(api).json()["data"]["activeTargets"]
         pages = [http.get(target["scrapeUrl"]).text for target in targets]
+    pages.append(RouterMetrics().expose()[1].decode())  # runs at a site with shards only
     exported = set(re.findall(r"^# TYPE (\w+)", "\n".join(pages), flags=re.MULTILINE))
     boards = [path.read_text() for path in (ROOT / "infra" / "grafana").glob("*.json")]
     texts = "\n".join([RULES.read_text(), *boards])
