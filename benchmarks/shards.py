@@ -1,9 +1,11 @@
 """One predictor beside four that divide its users: errors, memory, and time to catch up.
 
-    uv run python benchmarks/shards.py [LOG …] [--count 4] [--jobs N]
+    uv run python benchmarks/shards.py [LOG …] [--count 4] [--jobs N] [--step 500] [--merge 500 5000 0 -1]
 
 A model is trained on the first 30 % of a log. The later jobs are predicted and learned in order of
-submission, 500 at a time, as a live predictor would: the last 500 jobs' outcomes are not known yet.
+submission, a step at a time, as a live predictor would: the last step's outcomes are not known yet.
+Shards add what the others learned each so many jobs, or never (0); -1 is one predictor again that
+learns each step's outcomes shard by shard: what the order alone changes.
 Then each predictor learns the whole log anew, which is timed in processor seconds.
 """
 
@@ -23,7 +25,7 @@ from models.histories.outcome_index import stored_sizes
 from models.quantities.metrics import QUANTILE_LEVELS, distribution_errors, point_errors
 from models.quantities.targets import TARGETS
 
-STEP, BULK = 500, 20_000
+BULK, IN_ORDER = 20_000, -1
 WALLTIME = TARGETS["walltime"]
 
 
@@ -35,6 +37,8 @@ def main() -> None:
     parser.add_argument("logs", nargs="*", default=["LCG", "LPC"], metavar="LOG")
     parser.add_argument("--count", type=int, default=4)
     parser.add_argument("--jobs", type=int, default=0, help="the first so many; 0 for all")
+    parser.add_argument("--merge", type=int, nargs="*", default=[500, 5000, 0, -1], metavar="N")
+    parser.add_argument("--step", type=int, default=500, help="jobs predicted at a time")
     options = parser.parse_args()
     errors, costs = [], []
     for name in options.logs:
@@ -44,13 +48,18 @@ def main() -> None:
         for trained in (True, False):
             model_set = train(jobs.head(first)) if trained else None
             shards = [None, *(Shard(number + 1, options.count) for number in range(options.count))]
-            forecasters = [Forecaster(model_set, shard=shard) for shard in shards]
-            one, four = replay(forecasters, jobs, first)
-            row = {"log": name, "model": "trained" if trained else "none", "jobs": len(jobs)}
-            for key in one:
-                row |= {f"{key}, one": one[key], f"{key}, shards": four[key]}
-                row[f"{key}, change %"] = round(100 * (four[key] / one[key] - 1), 2)
-            errors.append(row)
+            for merge in options.merge:
+                forecasters = [Forecaster(model_set, shard=shard) for shard in shards]
+                if merge == IN_ORDER:
+                    forecasters.insert(1, Forecaster(model_set))
+                one, four = replay(forecasters, jobs, first, merge, options.step)
+                row = {"log": name, "model": "trained" if trained else "none", "jobs": len(jobs)}
+                row["step"] = options.step
+                row["merged each"] = "in order" if merge == IN_ORDER else merge or "never"
+                for key in one:
+                    row |= {f"{key}, one": one[key], f"{key}, shards": four[key]}
+                    row[f"{key}, change %"] = round(100 * (four[key] / one[key] - 1), 2)
+                errors.append(row)
             if trained:
                 for shard in shards:
                     costs.append({"log": name, **cost(Forecaster(model_set, shard=shard), jobs)})
@@ -59,26 +68,51 @@ def main() -> None:
 
 
 def replay(
-    forecasters: list[Forecaster], jobs: pd.DataFrame, first: int
+    forecasters: list[Forecaster], jobs: pd.DataFrame, first: int, merge: int, step: int
 ) -> tuple[dict[str, float], dict[str, float]]:
-    """The errors of one predictor, the first, and of the shards together, from job ``first`` on."""
+    """The errors of one predictor, the first, and of the shards together, from job ``first`` on.
+
+    Shards add what the others learned each ``merge`` jobs, or never (0).
+    """
     ended = jobs.sort_values("ended_at", kind="stable")
     ended_at, learned = ended["ended_at"].to_numpy(), 0
     frames: list[list[pd.DataFrame]] = [[], []]
-    for start in range(first, len(jobs), STEP):
-        queries = jobs.iloc[start : start + STEP]
+    rows, answering = max(merge, 0) or BULK, forecasters[1:]
+    if merge == IN_ORDER:
+        answering, forecasters = forecasters[1:2], [forecasters[0], *forecasters[2:]]
+    for start in range(first, len(jobs), step):
+        queries = jobs.iloc[start : start + step]
         stop = int(np.searchsorted(ended_at, queries["submitted_at"].to_numpy()[0], side="right"))
-        for forecaster in forecasters:
-            for begin in range(learned, stop, BULK):
-                forecaster.learn(ended.iloc[begin : min(begin + BULK, stop)])
-        learned = stop
+        while learned < stop:
+            # The first jobs are many.
+            until = min(learned + (rows if start == first else BULK), stop)
+            batch, learned = ended.iloc[learned:until], until
+            if merge == IN_ORDER:
+                forecasters[0].learn(batch)
+                for shard in forecasters[1:]:
+                    answering[0].learn(batch[shard.owns(batch)])
+                continue
+            for forecaster in forecasters:
+                forecaster.learn(batch)
+            if merge and (start == first or (start - first) % merge < step):
+                exchange(answering)
         frames[0].append(forecasters[0].predict(queries, QUANTILE_LEVELS).set_index(queries.index))
-        for shard in forecasters[1:]:
+        for shard in answering:
             own = queries[shard.owns(queries)]
             if len(own):
                 frames[1].append(shard.predict(own, QUANTILE_LEVELS).set_index(own.index))
     one, four = (errors_of(pd.concat(answers).sort_index(), jobs) for answers in frames)
     return one, four
+
+
+def exchange(shards: list[Forecaster]) -> None:
+    """Let each shard publish what it learned, and then add what the others published."""
+    for shard in shards:
+        shard.add_learned({})
+    publications = {number: shard.learned for number, shard in enumerate(shards, 1)}
+    for shard in shards:
+        if shard.exchanges:
+            shard.add_learned(publications)
 
 
 def errors_of(answers: pd.DataFrame, jobs: pd.DataFrame) -> dict[str, float]:

@@ -17,6 +17,7 @@ from jobs.store.predictions import (
     read_predictions,
     read_predictions_of,
 )
+from jobs.store.publications import StoredPublication, publish, read_publications
 from jobs.store.records import (
     AddResult,
     add_jobs,
@@ -52,6 +53,7 @@ __all__ = [
     "PruneResult",
     "StoreAddressError",
     "StoreError",
+    "StoredPublication",
     "add_jobs",
     "add_measurements",
     "add_predictions",
@@ -69,6 +71,7 @@ __all__ = [
     "mark_notified",
     "open_store",
     "prune",
+    "publish",
     "read_attempts",
     "read_audit",
     "read_canary_answers",
@@ -83,6 +86,7 @@ __all__ = [
     "read_predicted_and_actual",
     "read_predictions",
     "read_predictions_of",
+    "read_publications",
     "read_rejects",
     "read_revision",
     "read_thresholds",

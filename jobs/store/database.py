@@ -23,7 +23,7 @@ from sqlalchemy import (
 
 from infra.errors import GridcastError, InputError
 
-HEAD = "0014"
+HEAD = "0015"
 """The newest migration; raise it with each (a test compares it with Alembic, slow to import)."""
 
 VERSION_TABLE = "gridcast_version"

@@ -13,6 +13,7 @@ from sqlalchemy import (
     Column,
     Double,
     Index,
+    LargeBinary,
     MetaData,
     PrimaryKeyConstraint,
     Table,
@@ -226,4 +227,19 @@ audit = Table(
 A change of something outside the store has two rows: ``number`` 0 before it (``begun``), 1 with its
 result. Repeated changes of an hour are counted in one row (``calls``, ``records``, ``last_at``); a
 trigger refuses any other change of a row.
+"""
+
+shard_publications = Table(
+    "shard_publications",
+    metadata,
+    *(_column(name, "count", required=True) for name in ("shards", "shard")),
+    Column("model", _KEY_TEXT, nullable=False, info={"kind": "text"}),
+    _column("outcomes", "count", required=True),
+    _column("published_at", "time", required=True),
+    Column("body", LargeBinary(), nullable=False, info={"kind": "bytes"}),
+    PrimaryKeyConstraint("shards", "shard", "model", name="shard_publications_key"),
+)
+"""What each shard of the predictor learned of its own users; see ``models.engine.shared_learning``.
+
+``outcomes`` counts what it had learned: a later publication takes the place of an earlier one.
 """

@@ -23,6 +23,9 @@ from models.histories.weights import WeightTables
 
 ROOMS = ("engine", "histories", "quantities", "refiner", "past")
 
+SUMS = "sums"
+"""Before the names of arrays of what shards exchange."""
+
 
 @cache
 def code_hash(root: Path = Path(__file__).parents[2]) -> str:
@@ -58,7 +61,7 @@ def snapshot_target(forecaster: Forecaster, name: str) -> dict[str, StoredArray]
         for field, values in index._asdict().items()
     }
     for field, values in tables._asdict().items():
-        used = int(tables.used[0]) if field in ("row_key", "rows") else len(values)
+        used = int(tables.used[0]) if field in ("row_key", "rows", "updates") else len(values)
         arrays[f"tables.{field}"] = values, used, len(values)
     for field, values in {
         "sources": calibration.sources,
@@ -69,6 +72,9 @@ def snapshot_target(forecaster: Forecaster, name: str) -> dict[str, StoredArray]
         "latest": np.array([predictor.mixture.latest_outcome_at]),
     }.items():
         arrays[field] = values, len(values), len(values)
+    if name in forecaster.sums:
+        for field, values in forecaster.sums[name].to_arrays().items():
+            arrays[f"{SUMS}.{field}"] = values, len(values), len(values)
     return {
         f"{name}.{field}": StoredArray(values[:used].copy(), rows)
         for field, (values, used, rows) in arrays.items()
@@ -103,10 +109,20 @@ def restore_snapshot(
             )
             for name in forecaster.names
         }
+        read_sums = {
+            name: {
+                field.removeprefix(f"{name}.{SUMS}."): values
+                for field, values in arrays.items()
+                if field.startswith(f"{name}.{SUMS}.")
+            }
+            for name in forecaster.sums
+        }
         latest = {name: int(arrays[f"{name}.latest"][0]) for name in forecaster.names}
     except (KeyError, ValueError, IndexError, TypeError) as error:
         raise ModelError(f"the snapshot cannot be read: {error!r}") from None
     forecaster.resume(levels, states, calibrations, latest)
+    for name, sums in forecaster.sums.items():
+        sums.resume(read_sums[name])
 
 
 def _state(arrays: Mapping[str, Array], name: str) -> MixtureState:

@@ -8,6 +8,7 @@ says less of them, and so has each source.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,7 +18,7 @@ import numpy.typing as npt
 from infra.aliases import Array, Floats, Integers
 from infra.compiled import compiled
 from models.histories.familiarity import NEW, SEEN, Familiarity
-from models.histories.point_levels import PointLevels, source_rows
+from models.histories.point_levels import PointLevels, count_by_source, source_rows
 
 STEPS = 400
 DECAY = np.array([0.9995, 0.995, 0.9995])
@@ -29,7 +30,7 @@ PRIOR_SHAPE = (1.0, 0.75, 0.75)
 the raw distribution says: on six logs its 90 % ranges held 78 to 89 % of new owners' outcomes."""
 
 
-def _prior() -> Array:
+def prior() -> Array:
     """Return the histograms of one source without outcomes (float64[1, familiarities, STEPS])."""
     from scipy.special import betainc
 
@@ -50,13 +51,29 @@ class Calibration:
         burst: How many outcomes each owner had as a new one: its k-th counts 1/k, or one user's
             burst of jobs would stand for all new users. It is not saved.
         points: The levels of best single values, learned from the same outcomes.
+        learned: The weight of the outcomes learned here, not decayed
+            (float64[sources, familiarities]). It is not saved.
     """
 
     sources: npt.NDArray[np.uint64] = field(default_factory=lambda: np.zeros(1, np.uint64))
-    upto: Array = field(default_factory=_prior)
-    below: Array = field(default_factory=_prior)
+    upto: Array = field(default_factory=prior)
+    below: Array = field(default_factory=prior)
     burst: dict[int, int] = field(default_factory=dict, repr=False)
     points: PointLevels = field(default_factory=PointLevels)
+    learned: Array = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Begin to count."""
+        self.learned = np.zeros(self.upto.shape[:2])
+
+    def add_sources(self, sources: Iterable[int]) -> None:
+        """Add the prior histograms of sources that are not there yet."""
+        for source in set(sources) - set(self.sources.tolist()):
+            self.sources = np.append(self.sources, np.uint64(source))
+            self.upto, self.below = (
+                np.concatenate([values, prior()]) for values in (self.upto, self.below)
+            )
+            self.learned = np.pad(self.learned, ((0, 1), (0, 0)))
 
     def learn(self, below: Floats, upto: Floats, jobs: Familiarity | None = None) -> None:
         """Learn PIT values in order of availability.
@@ -136,16 +153,13 @@ class Calibration:
         rows = order[position:stop]
         rows = rows[np.isfinite(below[rows])]
         learned = jobs.take(rows)
-        for source in set(np.unique(learned.source).tolist()) - set(self.sources.tolist()):
-            self.sources = np.append(self.sources, np.uint64(source))
-            self.upto, self.below = (
-                np.concatenate([values, _prior()]) for values in (self.upto, self.below)
-            )
+        self.add_sources(np.unique(learned.source).tolist())
         weights = np.ones(len(rows))
         for row in np.flatnonzero(learned.status == NEW):
             owner = int(learned.owner[row])
             self.burst[owner] = self.burst.get(owner, 0) + 1
             weights[row] = 1.0 / self.burst[owner]
+        count_by_source(self.learned, source_rows(self.sources, learned.source), learned, weights)
         out = np.empty((len(at), len(wanted)))
         _replay(
             self.upto,
@@ -184,14 +198,14 @@ class Calibration:
     def from_json(text: dict[str, Any]) -> Calibration:
         """Invert ``to_json``; also reads what earlier versions wrote."""
         upto, below = (np.array(text[name], dtype=float) for name in ("upto", "below"))
-        calibration = Calibration()
+        points = PointLevels()
         if "point_sources" in text:
             sources = np.array(text["point_sources"], dtype=np.uint64)
-            calibration.points = PointLevels(sources, np.array(text["point_sums"], dtype=float))
+            points = PointLevels(sources, np.array(text["point_sums"], dtype=float))
         if "sources" in text:
-            calibration.sources = np.array(text["sources"], dtype=np.uint64)
-            calibration.upto, calibration.below = upto, below
-            return calibration
+            sources = np.array(text["sources"], dtype=np.uint64)
+            return Calibration(sources, upto, below, points=points)
+        calibration = Calibration(points=points)
         calibration.upto[0, SEEN], calibration.below[0, SEEN] = upto, below
         return calibration
 

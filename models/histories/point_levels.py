@@ -8,6 +8,7 @@ than MARGIN standard deviations of that sum: it cannot lose much, and noise chan
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -57,6 +58,20 @@ def source_rows(known_sources: npt.NDArray[np.uint64], sources: npt.NDArray[np.u
     return np.where(known_sources[rows] == sources, rows, 0)
 
 
+def count_by_source(counts: Array, source: Integers, jobs: Familiarity, weights: Floats) -> None:
+    """Count outcomes by familiarity under their source and, row 0, under all together.
+
+    Args:
+        counts: Added to (float64[sources, familiarities]).
+        source: The row of each outcome's source (int64[n]).
+        jobs: The familiarity of each.
+        weights: As what each counts (float64[n]).
+    """
+    np.add.at(counts, (source, jobs.status), weights)
+    rest = source > 0
+    np.add.at(counts[0], jobs.status[rest], weights[rest])
+
+
 def _no_sums() -> Array:
     """Return the sums of one source without outcomes."""
     return np.zeros((1, UNREPORTED + 1, 2, len(POINT_LEVELS)))
@@ -70,10 +85,24 @@ class PointLevels:
         sources: Hashes of the sources (uint64[sources]); the first, 0, stands for all together.
         sums: Of the excess over the error at .5, and of its square
             (float64[sources, familiarities, 2, levels]).
+        learned: The number of errors learned here, not decayed
+            (float64[sources, familiarities]). It is not saved.
     """
 
     sources: npt.NDArray[np.uint64] = field(default_factory=lambda: np.zeros(1, np.uint64))
     sums: Array = field(default_factory=_no_sums)
+    learned: Array = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Begin to count."""
+        self.learned = np.zeros(self.sums.shape[:2])
+
+    def add_sources(self, sources: Iterable[int]) -> None:
+        """Add empty sums of sources that are not there yet."""
+        for source in set(sources) - set(self.sources.tolist()):
+            self.sources = np.append(self.sources, np.uint64(source))
+            self.sums = np.concatenate([self.sums, _no_sums()])
+            self.learned = np.pad(self.learned, ((0, 1), (0, 0)))
 
     def learn(self, errors: Floats, jobs: Familiarity) -> None:
         """Learn errors in order of availability.
@@ -124,14 +153,14 @@ class PointLevels:
         rows = order[position:stop]
         rows = rows[np.isfinite(errors[rows, MIDDLE])]
         learned = jobs.take(rows)
-        for source in set(np.unique(learned.source).tolist()) - set(self.sources.tolist()):
-            self.sources = np.append(self.sources, np.uint64(source))
-            self.sums = np.concatenate([self.sums, _no_sums()])
+        self.add_sources(np.unique(learned.source).tolist())
+        source = source_rows(self.sources, learned.source)
+        count_by_source(self.learned, source, learned, np.ones(len(rows)))
         out = np.empty(len(at), np.int64)
         _replay(
             self.sums,
             errors[rows],
-            source_rows(self.sources, learned.source),
+            source,
             learned.status,
             available_at[rows],
             at,

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from infra.aliases import Array
-from infra.compiled import compiled_in_place
+from infra.compiled import compiled, compiled_in_place
 from models.histories.blend import View
 from models.histories.components import FACTS, TABLES, Shape, bin_of
 from models.histories.hash_table import enter_rows, find_position, find_row, mix
@@ -21,10 +21,13 @@ from models.histories.outcome_index import OutcomeIndex, count_available, value_
 
 STRICTLY, NEARLY, NOT = 0, 1, 2
 """How jobs keep to their limits: always, to within OVER, or not at all."""
-ERROR_SUM, ERROR_COUNT, FAR_OVER_LIMIT, OVER_LIMIT, LIMITED = range(5)
+ERROR_SUM, ERROR_COUNT, FAR_OVER_LIMIT, OVER_LIMIT, LIMITED, ERRORS, LIMITS = range(7)
 """Positions in ``WeightTables.facts``: sum and number of the simplest predictor's errors; jobs far
-over their limit, over it, and with one. All are decayed."""
-_DECAY = 0.9999
+over their limit, over it, and with one. All are decayed but the last two, which count errors and
+jobs with a limit since the tables were created."""
+LEARNED_FACTS = 5
+"""So many facts are saved in a model set."""
+FACTS_DECAY = 0.9999
 _MIN_COUNT = 20.0
 _STOPPED_LATE = 0.005
 """Above this share of jobs over their limit, jobs are taken to be stopped late."""
@@ -32,6 +35,8 @@ _NEGLIGIBLE = 1e-9
 """Smaller shares are set to 0: denormal numbers would make sums a hundred times slower."""
 _SIZE_OUTCOMES = 4
 """This many of the latest outcomes give a job's expected size."""
+_MOST_DOUBLINGS, _COUNTS, _SIZES = 13, 16, 64
+"""The largest number of doublings, and by how much keys of tables of counts and sizes differ."""
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
@@ -41,7 +46,8 @@ class WeightTables(NamedTuple):
     row_key: Array  # uint64[rows]
     table_row: Array  # int32[power of two], -1 where free
     rows: Array  # float32[rows, components]
-    facts: Array  # float64[5], see ERROR_SUM
+    updates: Array  # int64[rows], how often each row was added to since the tables were created
+    facts: Array  # float64[7], see ERROR_SUM
     slopes: Array  # float64[components, FACTS], of the gate
     squares: Array  # float64[components, FACTS], sums of its squared gradients
     used: Array  # int64[1], rows in use
@@ -63,22 +69,26 @@ def new_weight_tables(components: int, rows: int = 256) -> WeightTables:
         row_key=np.zeros(rows, np.uint64),
         table_row=np.full(4 * rows, -1, np.int32),
         rows=np.zeros((rows, components), np.float32),
-        facts=np.zeros(5),
+        updates=np.zeros(rows, np.int64),
+        facts=np.zeros(LIMITS + 1),
         slopes=np.zeros((components, FACTS)),
         squares=np.ones((components, FACTS)),
         used=np.zeros(1, np.int64),
     )
 
 
-def enlarge_weight_tables(tables: WeightTables) -> WeightTables:
-    """Return the same tables with room for one more job, usually for many."""
-    if has_capacity(tables):
+def enlarge_weight_tables(tables: WeightTables, more: int = TABLES) -> WeightTables:
+    """Return the same tables with twice the room unless there is some for ``more`` rows."""
+    if tables.used[0] + more <= len(tables.rows):
         return tables
     count = len(tables.rows)
     larger = new_weight_tables(tables.rows.shape[1], 2 * count)
     larger.rows[:count], larger.row_key[:count] = tables.rows, tables.row_key
+    larger.updates[:count] = tables.updates
     enter_rows(larger.row_key, tables.used[0], larger.table_row)
-    return tables._replace(row_key=larger.row_key, table_row=larger.table_row, rows=larger.rows)
+    return larger._replace(
+        facts=tables.facts, slopes=tables.slopes, squares=tables.squares, used=tables.used
+    )
 
 
 def compact_weights(tables: WeightTables) -> LearnedWeights:
@@ -87,7 +97,7 @@ def compact_weights(tables: WeightTables) -> LearnedWeights:
     return LearnedWeights(
         tables.row_key[:used].copy(),
         tables.rows[:used].copy(),
-        tables.facts.copy(),
+        tables.facts[:LEARNED_FACTS].copy(),
         tables.slopes.copy(),
         tables.squares.copy(),
     )
@@ -101,7 +111,7 @@ def restore_weights(learned: LearnedWeights) -> WeightTables:
     tables = new_weight_tables(learned.rows.shape[1], size)
     for key, shares in zip(learned.keys, learned.rows, strict=True):
         tables.rows[_ensure_row(tables, key)] = shares
-    tables.facts[:] = learned.facts
+    tables.facts[:LEARNED_FACTS] = learned.facts
     tables.slopes[:], tables.squares[:] = learned.slopes, learned.squares
     return tables
 
@@ -144,7 +154,7 @@ def _size_class(index: OutcomeIndex, shape: Shape, view: View) -> np.int64:
 @compiled_in_place
 def _doublings(count: int) -> int:
     doublings = 0
-    while count > 0 and doublings < 13:
+    while count > 0 and doublings < _MOST_DOUBLINGS:
         count >>= 1
         doublings += 1
     return doublings
@@ -170,12 +180,82 @@ def find_tables(index: OutcomeIndex, shape: Shape, keys: Array, view: View) -> N
     if view.slots[owner] >= 0:
         owner_count = _doublings(count_available(index, view.slots[owner], view.ends[owner]))
     view.tables[0] = _table_key(np.uint64(0), 0)
-    view.tables[1] = _table_key(np.uint64(1), template_count * 16 + owner_count)
-    view.tables[2] = _table_key(np.uint64(2), template_count * 64 + size)
+    view.tables[1] = _table_key(np.uint64(1), template_count * _COUNTS + owner_count)
+    view.tables[2] = _table_key(np.uint64(2), template_count * _SIZES + size)
     # Jobs that do not report their owner are no owner's.
     view.tables[3] = _table_key(keys[owner], 0) if keys[owner] != 0 else np.uint64(0)
     view.tables[4] = _table_key(keys[owner], 1 + size) if keys[owner] != 0 else np.uint64(0)
     view.tables[5] = _table_key(keys[template], 0x1000)
+
+
+@compiled
+def _coarse_keys(sizes: int, keys: Array, table: Array) -> None:
+    """Compute ``CoarseRows.keys`` and ``table``; ``sizes`` is the number of size classes."""
+    keys[0], table[0], count = _table_key(np.uint64(0), 0), 0, 1
+    for template_count in range(_MOST_DOUBLINGS + 1):
+        for owner_count in range(_MOST_DOUBLINGS + 1):
+            keys[count] = _table_key(np.uint64(1), template_count * _COUNTS + owner_count)
+            table[count], count = 1, count + 1
+        for size in range(sizes):
+            keys[count] = _table_key(np.uint64(2), template_count * _SIZES + size)
+            table[count], count = 2, count + 1
+
+
+@compiled
+def _find_rows(tables: WeightTables, keys: Array, add: bool, out: Array) -> None:
+    for i in range(len(keys)):
+        out[i] = find_row(tables.row_key, tables.table_row, keys[i])
+        if add and out[i] < 0:
+            out[i] = _ensure_row(tables, keys[i])
+
+
+class CoarseRows:
+    """The rows of the tables of all jobs, of counts, and of counts and sizes.
+
+    Attributes:
+        keys: Their keys (uint64[k]).
+        table: The table of each (int64[k]).
+    """
+
+    def __init__(self, shape: Shape) -> None:
+        """Compute the keys; there are some hundred."""
+        sizes = 2 + (shape.bins - 1) // int(2 * shape.steps)
+        count = 1 + (_MOST_DOUBLINGS + 1) * (_MOST_DOUBLINGS + 1 + sizes)
+        keys, table = np.empty(count, np.uint64), np.empty(count, np.int64)
+        _coarse_keys(sizes, keys, table)
+        # Some counts have the key of other counts and sizes, so one row serves both.
+        first = np.sort(np.unique(keys, return_index=True)[1])
+        self.keys, self.table = keys[first], table[first]
+
+    def read(self, tables: WeightTables) -> tuple[Array, Array]:
+        """Read the rows and their updates, zeros for rows that are not there.
+
+        Returns:
+            float64[k, components] and int64[k].
+        """
+        rows = np.empty(len(self.keys), np.int64)
+        _find_rows(tables, self.keys, False, rows)
+        shares, updates = tables.rows[rows].astype(np.float64), tables.updates[rows]
+        shares[rows < 0], updates[rows < 0] = 0.0, 0
+        return shares, updates
+
+    def write(self, tables: WeightTables, shares: Array) -> WeightTables:
+        """Replace the rows; those of zeros are not added.
+
+        Args:
+            tables: The tables.
+            shares: The rows, as ``read`` returns them.
+
+        Returns:
+            The tables, larger where there was no room.
+        """
+        filled = np.flatnonzero(shares.any(axis=1))
+        while tables.used[0] + len(filled) > len(tables.rows):
+            tables = enlarge_weight_tables(tables, len(filled))
+        rows = np.empty(len(filled), np.int64)
+        _find_rows(tables, self.keys[filled], True, rows)
+        tables.rows[rows] = shares[filled]
+        return tables
 
 
 @compiled_in_place
@@ -213,7 +293,9 @@ def update_weights(tables: WeightTables, shape: Shape, view: View) -> None:
     for t in range(TABLES):
         if view.tables[t] == 0:
             continue
-        shares = tables.rows[_ensure_row(tables, view.tables[t])]
+        row = _ensure_row(tables, view.tables[t])
+        tables.updates[row] += 1
+        shares = tables.rows[row]
         for c in range(len(view.weights)):
             share = shares[c] * shape.forget[t] + view.weights[c]
             shares[c] = share if share > _NEGLIGIBLE else 0.0
@@ -247,14 +329,16 @@ def update_error_scale(
             mean = value_at(index, newest)
             if count > 1:
                 mean = 0.5 * (mean + value_at(index, newest - 1))
-            facts[ERROR_SUM] = facts[ERROR_SUM] * _DECAY + abs(value - mean)
-            facts[ERROR_COUNT] = facts[ERROR_COUNT] * _DECAY + 1.0
+            facts[ERROR_SUM] = facts[ERROR_SUM] * FACTS_DECAY + abs(value - mean)
+            facts[ERROR_COUNT] = facts[ERROR_COUNT] * FACTS_DECAY + 1.0
+            facts[ERRORS] += 1.0
             break
     if np.isfinite(excess):
         far_over, over = (1.0 if excess > shape.moment else 0.0), (1.0 if excess > 0.0 else 0.0)
-        facts[FAR_OVER_LIMIT] = facts[FAR_OVER_LIMIT] * _DECAY + far_over
-        facts[OVER_LIMIT] = facts[OVER_LIMIT] * _DECAY + over
-        facts[LIMITED] = facts[LIMITED] * _DECAY + 1.0
+        facts[FAR_OVER_LIMIT] = facts[FAR_OVER_LIMIT] * FACTS_DECAY + far_over
+        facts[OVER_LIMIT] = facts[OVER_LIMIT] * FACTS_DECAY + over
+        facts[LIMITED] = facts[LIMITED] * FACTS_DECAY + 1.0
+        facts[LIMITS] += 1.0
 
 
 @compiled_in_place

@@ -22,6 +22,7 @@ from jobs.schema import OUTCOMES
 from jobs.store import AddResult, StoreError, has_ended_after, read_ended, read_latest
 from services.http.errors import HTTPError
 from services.live.active_model import BULK_ROWS, LEARN_ROWS, ActiveModel
+from services.live.shard_exchange import ShardExchange
 from services.live.snapshots import HistoryPosition, Snapshots
 
 if TYPE_CHECKING:
@@ -69,6 +70,7 @@ class PredictorState:
         self._own_revisions: set[int] = set()
         # ... and those up to this one are being learned by catch_up.
         self._catching_up_to = 0
+        self._exchange: ShardExchange | None = None
         # Whether a slice was learned only half: such a history is never saved.
         self._torn = False
 
@@ -131,6 +133,15 @@ class PredictorState:
             self._own_revisions = {own for own in self._own_revisions if own > newest}
             self._count(new)
 
+    def exchange(self) -> None:
+        """Exchange what was learned with other shards, once all stored outcomes are learned.
+
+        Raises StoreError when the store cannot be read or written.
+        """
+        if self._exchange is not None:
+            self.catch_up()
+            self._exchange.run()
+
     def save_history(self) -> None:
         """Write the history to disk if due, so that a restart learns only what came later.
 
@@ -171,7 +182,8 @@ class PredictorState:
         with self._lock:
             self._missed = []
         try:
-            start, ended, complete = self._teach(active, first)
+            exchange = ShardExchange(active, self._store, self._lock)
+            start, ended, complete = self._teach(active, exchange, first)
         except BaseException:
             with self._lock:
                 self._missed = None
@@ -191,7 +203,7 @@ class PredictorState:
             self._missed, self.built_at, self._torn = None, start.built_at, False
             for added in missed:
                 active.learn(added.ended)
-            self._active = active
+            self._active, self._exchange = active, exchange
             self.history = {"jobs": start.jobs, "newest_ended_at": start.newest_ended_at}
             for frame in (ended, *(added.ended for added in missed)):
                 self._count(frame)
@@ -203,7 +215,7 @@ class PredictorState:
         self._on_change(self)
 
     def _teach(
-        self, active: ActiveModel, from_disk: bool
+        self, active: ActiveModel, exchange: ShardExchange, from_disk: bool
     ) -> tuple[HistoryPosition, pd.DataFrame, bool]:
         """Let ``active`` learn the store's history and predict once, which compiles its kernels.
 
@@ -222,6 +234,7 @@ class PredictorState:
                 latest = read_latest(engine, WARM_UP_JOBS).drop(columns=list(OUTCOMES))
                 active.forecaster.predict(latest.tail(WARM_UP_JOBS))
                 active.forecaster.explain(encode_jobs(latest.tail(1), latest.columns))
+                exchange.run()
             self._troubles.pop("store", None)
         except StoreError as error:
             self._troubles["store"] = str(error)
