@@ -19,6 +19,7 @@ from sqlalchemy import (
     MetaData,
     inspect,
     select,
+    text,
 )
 
 import infra.migrations
@@ -41,7 +42,7 @@ from jobs.store.partitions import (
     key_columns,
     partitions,
 )
-from jobs.store.tables import metadata
+from jobs.store.tables import KEYS, metadata
 
 ROWS = 3
 STORES = Path(__file__).parent / "stores"
@@ -76,6 +77,9 @@ def filled(url: str, revision: str) -> dict[str, list[dict[str, Any]]]:
             if is_partitioned(connection, table):
                 create_partitions(connection, table, [row[MONTHLY[name]] for row in rows[name]])
             connection.execute(table.insert(), rows[name])
+        if revision >= "0014" and engine.dialect.name == "postgresql":
+            for record in ("job", "transfer"):  # as their writers took the revisions of the rows
+                connection.execute(text(f"SELECT setval('{record}_revisions', {ROWS - 1})"))
     engine.dispose()
     return rows
 
@@ -124,7 +128,9 @@ def test_a_store_of_an_earlier_schema_is_brought_up_to_date_with_all_its_rows(
         for table in reversed(metadata.sorted_tables):
             connection.execute(table.delete())
         load_store(connection, tmp_path / "backup", revision)
-    check(engine, rows)
+    # Keys are not in it: on PostgreSQL they are those of the stored rows, on SQLite there are none.
+    derived = {table.name for table in KEYS.values()}
+    check(engine, {name: expected for name, expected in rows.items() if name not in derived})
     engine.dispose()
 
 
