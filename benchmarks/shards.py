@@ -108,11 +108,11 @@ def replay(
 def exchange(shards: list[Forecaster]) -> None:
     """Let each shard publish what it learned, and then add what the others published."""
     for shard in shards:
-        shard.add_learned({})
-    publications = {number: shard.learned for number, shard in enumerate(shards, 1)}
+        shard.sums.add({})
+    publications = {number: shard.sums.learned for number, shard in enumerate(shards, 1)}
     for shard in shards:
-        if shard.exchanges:
-            shard.add_learned(publications)
+        if shard.sums.ready:
+            shard.sums.add(publications)
 
 
 def errors_of(answers: pd.DataFrame, jobs: pd.DataFrame) -> dict[str, float]:

@@ -24,7 +24,7 @@ from models.engine.level_selection import select_levels
 from models.engine.model_set import NO_MODEL, ModelSet
 from models.engine.predictions import BoundQueries, Predictions, prediction_columns
 from models.engine.sharding import job_slots, without_user_levels
-from models.engine.shared_learning import Publication, TargetSums
+from models.engine.shared_learning import ShardSums
 from models.engine.target_predictor import (
     TargetPrediction,
     TargetPredictor,
@@ -95,7 +95,7 @@ class Forecaster:
         self._start(model_set.levels if model_set else choose_levels(pd.DataFrame(), self.subject))
 
     def _start(self, levels: Levels) -> None:
-        self.levels, self._learned_jobs = levels, 0
+        self.levels = levels
         self.predictors = {
             name: TargetPredictor.create(
                 TARGETS[name],
@@ -107,53 +107,13 @@ class Forecaster:
         self._cuts = {
             name: Cuts.of(self._thresholds(name), TARGETS[name].grid) for name in self.names
         }
-        self.sums = {
-            name: TargetSums(predictor)
-            for name, predictor in self.predictors.items()
-            if self.shard is not None
-        }
-        """What a shard exchanges with others, by target."""
+        first = 0 if self.model_set else LEVELS_FINAL_JOBS
+        self.sums = ShardSums(self.shard, self.predictors, first, self._lock)
 
     @property
     def mixtures(self) -> dict[str, Mixture]:
         """The mixture of histories of each target."""
         return {name: predictor.mixture for name, predictor in self.predictors.items()}
-
-    @property
-    def learned(self) -> Publication:
-        """What a shard's own users have taught it since its model was trained, to be published.
-
-        It is current as of the last ``add_learned``.
-        """
-        return {name: dict(sums.own) for name, sums in self.sums.items()}
-
-    def add_learned(self, published: Mapping[int, Publication]) -> None:
-        """Add what other shards published since it was read before.
-
-        Args:
-            published: By the number of the shard; of the own number, what the shard published
-                before it was started again.
-        """
-        by_target = {
-            name: {
-                shard: learned[name]
-                for shard, learned in published.items()
-                if self.shard is not None and shard != self.shard.number
-            }
-            for name in self.sums
-        }
-        news = {name: sums.news(by_target[name]) for name, sums in self.sums.items()}
-        with self._lock.writing():
-            for name, sums in self.sums.items():
-                sums.add(news[name], by_target[name])
-                if self.shard is not None and self.shard.number in published:
-                    sums.lift(published[self.shard.number][name])
-
-    @property
-    def exchanges(self) -> bool:
-        """Whether it is a shard whose levels, and first weights without a model, are final."""
-        first_learned = self.model_set is not None or self._learned_jobs >= LEVELS_FINAL_JOBS
-        return self.shard is not None and self.levels_final and first_learned
 
     @property
     def levels_final(self) -> bool:
@@ -177,13 +137,12 @@ class Forecaster:
         """
         with self._lock.writing():
             self._start(levels)
-            self._first_jobs, self._learned_jobs = None, LEVELS_FINAL_JOBS
+            self._first_jobs = None
             for name, predictor in self.predictors.items():
                 predictor.calibration = calibrations[name]
                 predictor.mixture.state = states[name]
                 predictor.mixture.latest_outcome_at = latest_outcomes_at[name]
-            for sums in self.sums.values():
-                sums.rebase()
+            self.sums.rebase()
 
     @property
     def model_version(self) -> str:
@@ -237,23 +196,15 @@ class Forecaster:
         )
 
     def _learn(self, outcomes: EncodedOutcomes) -> None:
-        first = LEVELS_FINAL_JOBS - self._learned_jobs
-        if self.shard is not None and self.model_set is None and first > 0:
-            # All shards learn the first weights from these: a shard's own jobs are too few.
-            rows = np.arange(len(outcomes.is_own))
-            shared, outcomes = outcomes.take(rows[:first]), outcomes.take(rows[first:])
-            self._learn_own(replace(shared, is_own=np.ones_like(shared.is_own)))
-            for sums in self.sums.values():
-                sums.rebase()
-        self._learn_own(outcomes)
+        for batch in self.sums.batches(outcomes):
+            self._learn_batch(batch)
 
-    def _learn_own(self, outcomes: EncodedOutcomes) -> None:
+    def _learn_batch(self, outcomes: EncodedOutcomes) -> None:
         contexts, is_own = outcomes.contexts, outcomes.is_own
         runs = [np.arange(len(is_own))]
         if self.shard is not None:
             # Others' outcomes come first: of more than a history keeps, older ones were missing.
             runs = list(batches(outcome_order(contexts)))
-            self._learned_jobs += len(is_own)
         is_trained = contexts.available_at <= self._trained_until
         for name, values, limits in zip(self.names, outcomes.values, outcomes.limits, strict=True):
             predictor = self.predictors[name]

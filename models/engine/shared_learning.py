@@ -14,7 +14,8 @@ from __future__ import annotations
 import io
 import json
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import NamedTuple
 from zipfile import BadZipFile
 
@@ -22,6 +23,9 @@ import numpy as np
 
 from infra.aliases import Array
 from infra.errors import InputError
+from infra.shards import Shard
+from infra.shared_lock import SharedLock
+from models.engine.encoded_outcomes import EncodedOutcomes
 from models.engine.target_predictor import TargetPredictor
 from models.histories.calibration import DECAY as CALIBRATION_DECAY
 from models.histories.calibration import prior
@@ -92,8 +96,8 @@ def since(new: Sums, old: Sums, rule: Rule, initial: Array | float = 0.0) -> Sum
     """
     old = old.aligned(new.keys, initial)
     updates = np.maximum(new.updates - old.updates, 0.0)
-    kept = old.values * (rule.decay**updates)[..., None]
-    return Sums(new.keys, new.values - kept, updates)
+    decayed = old.values * (rule.decay**updates)[..., None]
+    return Sums(new.keys, new.values - decayed, updates)
 
 
 def in_turns(additions: list[Sums], rule: Rule) -> Sums:
@@ -276,6 +280,80 @@ class TargetSums:
         calibration.upto[:] = merged["calibration"][..., :steps]
         calibration.below[:] = merged["calibration"][..., steps:]
         calibration.points.sums[:] = merged["points"].reshape(calibration.points.sums.shape)
+
+
+class ShardSums(dict[str, TargetSums]):
+    """What a shard exchanges with others, by target; empty where there is one predictor.
+
+    Args:
+        shard: The shard, None for one predictor.
+        predictors: Its predictors by target.
+        first: So many first jobs are learned by all shards: where no model gives the first weights,
+            a shard's own jobs are too few.
+        lock: Held while what was learned elsewhere is added.
+    """
+
+    def __init__(
+        self,
+        shard: Shard | None,
+        predictors: Mapping[str, TargetPredictor],
+        first: int,
+        lock: SharedLock,
+    ) -> None:
+        super().__init__()
+        if shard is not None:
+            self.update({name: TargetSums(predictor) for name, predictor in predictors.items()})
+        self._shard, self._first, self._lock = shard, first, lock
+
+    @property
+    def ready(self) -> bool:
+        """Whether it is a shard that has learned the first jobs."""
+        return bool(self) and self._first == 0
+
+    @property
+    def learned(self) -> Publication:
+        """What the shard's own users have taught it since its model was trained, to be published.
+
+        It is current as of the last ``add``.
+        """
+        return {name: sums.own for name, sums in self.items()}
+
+    def rebase(self) -> None:
+        """Take what was learned so far as the first jobs, which all shards learn."""
+        self._first = 0
+        for sums in self.values():
+            sums.rebase()
+
+    def batches(self, outcomes: EncodedOutcomes) -> Iterator[EncodedOutcomes]:
+        """Return outcomes to be learned, the first ones of all users as own, then the rest."""
+        if self and self._first:
+            rows, first = np.arange(len(outcomes.is_own)), self._first
+            batch, outcomes = outcomes.take(rows[:first]), outcomes.take(rows[first:])
+            yield replace(batch, is_own=np.ones_like(batch.is_own))
+            left = max(first - len(rows), 0)
+            self.rebase()
+            self._first = left
+        yield outcomes
+
+    def add(self, published: Mapping[int, Publication]) -> None:
+        """Add what other shards published since it was read before.
+
+        Args:
+            published: By the number of the shard; of the own number, what the shard published
+                before it was started again.
+        """
+        number = self._shard.number if self._shard else 0
+        own = published.get(number)
+        by_target = {
+            name: {shard: sums[name] for shard, sums in published.items() if shard != number}
+            for name in self
+        }
+        news = {name: sums.news(by_target[name]) for name, sums in self.items()}
+        with self._lock.writing():
+            for name, sums in self.items():
+                sums.add(news[name], by_target[name])
+                if own is not None:
+                    sums.lift(own[name])
 
 
 def count_outcomes(publication: Publication) -> int:

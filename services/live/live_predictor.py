@@ -56,8 +56,6 @@ START_PERIOD = 0.1
 """Seconds between two looks at the registry, and at the store, while nothing answers yet."""
 STORE_SECONDS = 10.0
 """How long a write waits for another writer: who reports outcomes does not wait longer either."""
-EXCHANGE_SECONDS = 30.0
-"""Seconds between two exchanges of what shards learned."""
 TROUBLES = ("background", "champion", "history", "registry", "store")
 """What can be wrong with what a predictor depends on."""
 
@@ -103,7 +101,6 @@ class LivePredictor:
             self._repeating("challenger watcher", self.watcher.look_for_challenger),
             self._repeating("catch-up", self.catch_up),
             self._repeating("history snapshots", self.state.save_history),
-            self._repeating("exchange of shards", self.state.exchange, EXCHANGE_SECONDS),
             self.log.thread,
             self.shadow.thread,
             self.ranker_cache.thread,
@@ -140,9 +137,9 @@ class LivePredictor:
         return self._engine
 
     def catch_up(self) -> None:
-        """Learn what others stored; raises StoreError."""
+        """Learn what others stored, exchange with other shards; raises StoreError."""
         try:
-            self.state.catch_up()
+            self.state.follow_store()
         except StoreError as error:
             self.troubles["history"] = str(error)
             raise
@@ -151,22 +148,14 @@ class LivePredictor:
     def _store(self) -> Engine:
         return self.engine
 
-    def _repeating(
-        self, name: str, work: Callable[[], None], seconds: float = 0.0
-    ) -> BackgroundThread:
-        """A thread that does some ``work`` between requests, and none beside another of these.
-
-        Args:
-            name: Of the thread.
-            work: What it does.
-            seconds: Between two times, at least.
-        """
+    def _repeating(self, name: str, work: Callable[[], None]) -> BackgroundThread:
+        """A thread that does some ``work`` between requests, and none beside another of these."""
 
         def step() -> float:
             self.idle.wait()
             with self._one_at_a_time:
                 work()
-            return max(self.settings.watch_seconds, seconds) if self.ready else START_PERIOD
+            return self.settings.watch_seconds if self.ready else START_PERIOD
 
         return BackgroundThread(name, step, self._count_failure, longest_pause=15.0)
 

@@ -133,13 +133,13 @@ class PredictorState:
             self._own_revisions = {own for own in self._own_revisions if own > newest}
             self._count(new)
 
-    def exchange(self) -> None:
-        """Exchange what was learned with other shards, once all stored outcomes are learned.
+    def follow_store(self) -> None:
+        """Catch up, and then exchange with other shards what was learned, if that is due.
 
         Raises StoreError when the store cannot be read or written.
         """
-        if self._exchange is not None:
-            self.catch_up()
+        self.catch_up()
+        if self._exchange is not None and self._exchange.is_due:
             self._exchange.run()
 
     def save_history(self) -> None:

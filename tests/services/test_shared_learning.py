@@ -49,9 +49,9 @@ def shards_of(model_set: ModelSet) -> list[Forecaster]:
 
 def publications(shards: Sequence[Forecaster]) -> Mapping[int, Publication]:
     for shard in shards:
-        shard.add_learned({})
+        shard.sums.add({})
     return {
-        number: unpack(pack(shard.learned, ABOUT), ABOUT, shard.learned)
+        number: unpack(pack(shard.sums.learned, ABOUT), ABOUT, shard.sums.learned)
         for number, shard in enumerate(shards, 1)
     }
 
@@ -59,7 +59,7 @@ def publications(shards: Sequence[Forecaster]) -> Mapping[int, Publication]:
 def exchange(shards: Sequence[Forecaster]) -> None:
     published = publications(shards)
     for shard in shards:
-        shard.add_learned(published)
+        shard.sums.add(published)
 
 
 def weight_of_outcomes(forecaster: Forecaster) -> dict[str, Any]:
@@ -95,10 +95,10 @@ def test_each_outcome_counts_once_in_every_shard_whatever_was_missed_or_repeated
             forecaster.learn(jobs)
         if number == 1:
             published = publications(shards)
-            shards[0].add_learned(published)
-            shards[1].add_learned({3: published[3]})  # the first was late
+            shards[0].sums.add(published)
+            shards[1].sums.add({3: published[3]})  # the first was late
         if number == 2:
-            shards[2].add_learned(published)
+            shards[2].sums.add(published)
     errors = [weight_of_outcomes(forecaster)["walltime"][1] for forecaster in (one, *shards)]
     assert max(errors[1:]) < errors[0]
     exchange(shards)
@@ -179,11 +179,11 @@ def test_a_shard_that_starts_again_goes_on_from_its_snapshot_or_from_nothing(
     for jobs in later[:3]:
         one.learn(jobs)
     for forecaster in (again, anew):
-        forecaster.add_learned(published)
+        forecaster.sums.add(published)
         assert_equal(weight_of_outcomes(forecaster), weight_of_outcomes(one))
         # What it publishes adds nothing to what the others have.
-        assert count_outcomes(forecaster.learned) == count_outcomes(shards[0].learned)
-        shards[1].add_learned({1: forecaster.learned})
+        assert count_outcomes(forecaster.sums.learned) == count_outcomes(shards[0].sums.learned)
+        shards[1].sums.add({1: forecaster.sums.learned})
         assert_equal(weight_of_outcomes(shards[1]), weight_of_outcomes(one))
 
 
@@ -198,9 +198,9 @@ def test_where_the_store_has_dropped_jobs_others_forget_nothing(
     published, before = publications(shards), weight_of_outcomes(shards[1])
     again = Forecaster(model_set, shard=Shard(1, COUNT))
     again.learn(later[1])
-    again.add_learned(published)
-    assert count_outcomes(again.learned) == count_outcomes(shards[0].learned)
-    shards[1].add_learned({1: again.learned})
+    again.sums.add(published)
+    assert count_outcomes(again.sums.learned) == count_outcomes(shards[0].sums.learned)
+    shards[1].sums.add({1: again.sums.learned})
     for after, earlier in zip(
         weight_of_outcomes(shards[1])["walltime"], before["walltime"], strict=True
     ):
@@ -214,8 +214,8 @@ def test_a_publication_that_is_damaged_or_of_another_model_is_refused(
 ) -> None:
     shard = Forecaster(model_set, shard=Shard(1, COUNT))
     shard.learn(later[0])
-    shard.add_learned({})
-    learned, about = shard.learned, dict(ABOUT)
+    shard.sums.add({})
+    learned, about = shard.sums.learned, dict(ABOUT)
     published = {target: dict(kinds) for target, kinds in learned.items()}
     sums = published["walltime"]["gate"]
     if how == "size":
@@ -240,8 +240,8 @@ def test_a_publication_that_is_damaged_or_of_another_model_is_refused(
 
 def test_one_predictor_exchanges_nothing(model_set: ModelSet) -> None:
     forecaster = Forecaster(model_set)
-    assert not forecaster.exchanges
-    assert not forecaster.learned
+    assert not forecaster.sums.ready
+    assert not forecaster.sums.learned
 
 
 def test_shards_exchange_through_the_store_and_a_damaged_row_is_named_and_replaced(
