@@ -32,11 +32,10 @@ LINES = None if WHOLE_LOG else 4000
 """Of the log, its header included."""
 SMALL_DEMO = f"""
 import flows.demo
-from jobs.workload import demonstration
-demonstration.JOBS, flows.demo.CALLS, flows.demo.WATCHED_HOURS = 6_000, 3, (18, 6, 0)
+flows.demo.CALLS, flows.demo.WATCHED_HOURS = 3, (18, 6, 0)
 {WITH_FEW_TREES}
 """
-"""The demo with fewer jobs, calls and looks at the tasks: half of its time."""
+"""The demo with fewer calls and looks at the tasks; with fewer jobs its decay is not found."""
 OMITTED = "…"
 READY_WITHIN = 400
 """Seconds for all servers to start on a busy machine."""
