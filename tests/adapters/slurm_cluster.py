@@ -51,7 +51,7 @@ DefMemPerCPU=64
 FirstJobId={first_job}
 EpilogSlurmctld={folder}/epilog
 SlurmdParameters=config_overrides
-SchedulerParameters=batch_sched_delay=0,sched_min_interval=100000
+SchedulerParameters=batch_sched_delay=0,sched_min_interval=100000,sched_interval=2,bf_interval=1
 MpiDefault=none
 ReturnToService=2
 JobAcctGatherType=jobacct_gather/linux

@@ -86,6 +86,7 @@ class Site:
     def collect(self) -> None:
         """Collect the records of the jobs that ran; wait until history and table have changed."""
         self.slurm.wait(self.slurm.idle, "the end of the jobs")
+        self.slurm.wait(self._is_accounted, "the accounting")
         command = [sys.executable, "-m", "gridcast", "collect", "slurm", "--json"]
         self.slurm.wait(lambda: self._brought(command), "the records")
         self.slurm.wait(lambda: self._learned() == self.ended(), "the history")
@@ -93,6 +94,11 @@ class Site:
         # the history had them may carry the next second.
         since = time.time() + 1
         self.slurm.wait(lambda: self.written_at() > since, "a newer table")
+
+    def _is_accounted(self) -> bool:
+        """Whether Slurm's accounting has the end of all jobs that it has."""
+        words = ("--allusers", "--noheader", "--parsable2", "--allocations", "--format=End")
+        return "Unknown" not in self.slurm.run("sacct", *words)
 
     def _brought(self, command: list[str]) -> bool:
         done = subprocess.run(
