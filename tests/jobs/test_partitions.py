@@ -174,13 +174,11 @@ with engine.begin() as connection:
 """
 
 
-def test_a_writer_who_is_killed_while_he_moves_a_job_leaves_it_where_it_was(
-    store: Any, store_url: str
-) -> None:
+def test_a_writer_who_is_killed_while_he_moves_a_job_leaves_it_where_it_was(store: Any) -> None:
     add(store, {"job_id": "1", "submitted_at": "2026-04-01"})
     before = months(store, "jobs")
     child = subprocess.run(
-        [sys.executable, "-c", KILLED, store_url],
+        [sys.executable, "-c", KILLED, store.url.render_as_string(hide_password=False)],
         capture_output=True,
         text=True,
         timeout=300,

@@ -615,7 +615,7 @@ def test_a_person_who_moves_the_alias_to_a_version_that_a_failed_promotion_had_t
     from models.releases import alias_moves as moves
 
     published(settings, folder, 2)
-    with monkeypatch.context() as patch, pytest.raises(RegistryError):
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(moves, "_complete", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         registry.promote(1, by="flow train", why="the first", settings=settings)
     client = MlflowClient(settings.tracking_url)
@@ -635,7 +635,7 @@ def test_a_move_that_a_crash_cut_short_is_completed_as_its_movers(settings, fold
 
     published(settings, folder, 2)
     registry.promote(1, by="flow train", why="the first", settings=settings)
-    with monkeypatch.context() as patch, pytest.raises(RegistryError):
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(moves, "_complete", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         registry.promote(2, by="flow train", why="7 % better", expected=1, settings=settings)
     assert registry.get(1, settings).tags["state"] == "champion"
