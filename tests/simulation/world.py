@@ -327,7 +327,7 @@ def universe(metrics: Metrics | None = None) -> Iterator[Callable[[int], World]]
         for item in (
             *limits,
             *quick,
-            patch("services.live.active_model.time.sleep"),
+            patch("time.sleep"),
             patch("services.live.predictor_state.gc"),
         ):
             stack.enter_context(item)
