@@ -23,7 +23,7 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.serving import gridcast, processor, say, serving  # noqa: E402
+from benchmarks.serving import gridcast, print_rows, say, serving  # noqa: E402
 
 MAX_BYTES = 32 * 2**20
 INTERVAL = 0.02
@@ -151,13 +151,7 @@ def main() -> None:
             for name, (path, body) in {**FIRST, **bodies()}.items():
                 say(name)
                 rows.append({"body": name, **measure(address, path, body, options.seconds)})
-    about = {"machine": f"{os.cpu_count()} cores, {processor()}", "load": os.getloadavg()[0]}
-    if options.json:
-        print(json.dumps({"rows": rows, **about}, indent=1))
-        return
-    print(f"{about['machine']}, load {about['load']:.1f}")
-    for row in rows:
-        print("  ".join(f"{name} {value}" for name, value in row.items()))
+    print_rows(rows, options.json)
 
 
 if __name__ == "__main__":

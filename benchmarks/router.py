@@ -11,12 +11,10 @@ from __future__ import annotations
 
 import argparse
 import os
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +27,8 @@ from benchmarks.serving import (  # noqa: E402
     Server,
     as_arrow,
     as_rows,
-    await_ready,
-    free_port,
     processor,
+    serving_process,
 )
 
 SIZES = (1_000, 10_000)
@@ -48,28 +45,27 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=20_000, help="in the store")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="gridcast-router-") as folder, ExitStack() as stack:
-        waiting, shared = fill(Path(folder), options.jobs)
+        waiting, url = fill(Path(folder), options.jobs)
 
-        def start(name: str, port: str, command: str, **more: str) -> Server:
-            variables = {**shared, "GRIDCAST_HOME": f"{folder}/{name}", **more}
-            return stack.enter_context(server(port, command, variables))
+        def start(name: str, command: str = "serve", **more: str) -> Server:
+            variables = {"GRIDCAST_DATABASE_URL": url, "GRIDCAST_HOME": f"{folder}/{name}", **more}
+            return stack.enter_context(serving_process(ROOT, variables, command))
 
-        predictor = "GRIDCAST_PREDICTOR_PORT"
-        one = start("one", predictor, "serve")
+        one = start("one")
         shards = [
-            start(f"shard-{n}", predictor, "serve", GRIDCAST_SHARD=f"{n}/{options.shards}")
+            start(f"shard-{n}", GRIDCAST_SHARD=f"{n}/{options.shards}")
             for n in range(1, options.shards + 1)
         ]
         ring = ",".join(
             f"{n}/{options.shards}={shard.address}" for n, shard in enumerate(shards, 1)
         )
-        router = start("router", "GRIDCAST_ROUTER_PORT", "route", GRIDCAST_SHARD_ADDRESSES=ring)
+        router = start("router", "route", GRIDCAST_SHARD_ADDRESSES=ring)
         rows = measure(one, shards, router, waiting, options.calls)
     show(f"Milliseconds of processor time a call; {os.cpu_count()} cores, {processor()}", rows)
 
 
-def fill(folder: Path, count: int) -> tuple[Any, dict[str, str]]:
-    """Waiting jobs, and the variables of servers on a store of earlier ones."""
+def fill(folder: Path, count: int) -> tuple[Any, str]:
+    """Waiting jobs, and the URL of a store of earlier ones."""
     import pyarrow as pa
 
     from infra.settings import Settings
@@ -84,30 +80,7 @@ def fill(folder: Path, count: int) -> tuple[Any, dict[str, str]]:
     engine.dispose()
     sent = [name for name in SENT if name in jobs]
     waiting = pa.Table.from_pandas(jobs.tail(2 * max(SIZES))[sent], preserve_index=False)
-    return waiting.combine_chunks(), {
-        "GRIDCAST_DATABASE_URL": url,
-        "GRIDCAST_OPEN_ON_LOOPBACK": "true",
-    }
-
-
-@contextmanager
-def server(port_setting: str, command: str, variables: Mapping[str, str]) -> Iterator[Server]:
-    """A command of ``gridcast`` that serves, once it is ready."""
-    port = free_port()
-    environment = {**os.environ, **variables, port_setting: str(port)}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "gridcast", command],
-        cwd=ROOT,
-        env=environment,
-        stdout=subprocess.DEVNULL,
-    )
-    address = f"http://127.0.0.1:{port}"
-    try:
-        await_ready(f"{address}/readyz", lambda: process.poll() is not None)
-        yield Server(address, process.pid)
-    finally:
-        process.terminate()
-        process.wait(60)
+    return waiting.combine_chunks(), url
 
 
 def measure(

@@ -12,7 +12,6 @@ and to two predictors. Everything runs on one machine, callers included.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import subprocess
 import sys
@@ -26,7 +25,7 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.serving import await_ready, free_port, processor, say  # noqa: E402
+from benchmarks.serving import await_ready, free_port, print_rows, say  # noqa: E402
 
 CHUNK, BATCH, DAYS = 250_000, 50_000, 60.0
 SIZE = (
@@ -65,18 +64,7 @@ def main() -> None:
         if options.only in (None, name)
         for row in measure()
     ]
-    about = {"machine": f"{os.cpu_count()} cores, {processor()}", "load": os.getloadavg()[0]}
-    if options.json:
-        print(json.dumps({"rows": rows, **about}, indent=1))
-        return
-    print(f"{about['machine']}, load {about['load']:.1f}")
-    for row in rows:
-        print(
-            "   ".join(
-                f"{name.replace('_', ' ')} {value:,}" if not isinstance(value, str) else value
-                for name, value in row.items()
-            )
-        )
+    print_rows(rows, options.json)
 
 
 def grow(home: Path, marks: list[int]) -> list[dict[str, Any]]:

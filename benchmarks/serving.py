@@ -100,7 +100,7 @@ def main() -> None:
             prepare(folder, log, targets, root)
         jobs = waiting_jobs()
         servers = {
-            label: stack.enter_context(serving_process(root, folder))
+            label: stack.enter_context(serving_process(root, {"GRIDCAST_HOME": str(folder)}))
             for label, (root, folder) in codes.items()
         }
         rows = (
@@ -225,21 +225,29 @@ class Server(NamedTuple):
 @contextmanager
 def serving() -> Iterator[str]:
     """``gridcast serve`` on a free port; yields its address once it is ready."""
-    with serving_process(ROOT, None) as server:
+    with serving_process(ROOT) as server:
         yield server.address
 
 
 @contextmanager
-def serving_process(root: Path, home: Path | None) -> Iterator[Server]:
-    """``gridcast serve`` of the code in ``root`` on a free port, once it is ready."""
+def serving_process(
+    root: Path, variables: Mapping[str, str] | None = None, command: str = "serve"
+) -> Iterator[Server]:
+    """``gridcast serve``, or ``route``, on a free port, once it is ready.
+
+    Args:
+        root: The folder of its code.
+        variables: Variables of its environment beside those of this process.
+        command: The command.
+    """
     port = free_port()
     address = f"http://127.0.0.1:{port}"
-    chosen = {"GRIDCAST_PREDICTOR_PORT": str(port), "GRIDCAST_OPEN_ON_LOOPBACK": "true"}
-    environment = {**os.environ, **chosen, **({"GRIDCAST_HOME": str(home)} if home else {})}
+    setting = "GRIDCAST_ROUTER_PORT" if command == "route" else "GRIDCAST_PREDICTOR_PORT"
+    chosen = {setting: str(port), "GRIDCAST_OPEN_ON_LOOPBACK": "true", **(variables or {})}
     process = subprocess.Popen(
-        [sys.executable, "-m", "gridcast", "serve"],
+        [sys.executable, "-m", "gridcast", command],
         cwd=root,
-        env=environment,
+        env=os.environ | chosen,
         stdout=subprocess.DEVNULL,
     )
     try:
@@ -423,6 +431,25 @@ def time_in_turn(
         say(" ".join(str(value) for value in row.values()))
         rows.append(row)
     return rows
+
+
+def print_rows(rows: list[dict[str, Any]], as_json: bool) -> None:
+    """Print measurements with the machine and its load, as lines or as JSON."""
+    about = {"machine": f"{os.cpu_count()} cores, {processor()}", "load": os.getloadavg()[0]}
+    if as_json:
+        print(json.dumps({"rows": rows, **about}, indent=1))
+        return
+    print(f"{about['machine']}, load {about['load']:.1f}")
+    for row in rows:
+        print("   ".join(_text(name, value) for name, value in row.items()))
+
+
+def _text(name: str, value: Any) -> str:
+    """A value after its name; a text by itself."""
+    if isinstance(value, str):
+        return value
+    number = f"{value:,}" if isinstance(value, int | float) else value
+    return f"{name.replace('_', ' ')} {number}"
 
 
 def processor() -> str:

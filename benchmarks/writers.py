@@ -28,7 +28,7 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.serving import find_log, processor, say, serving_process  # noqa: E402
+from benchmarks.serving import find_log, print_rows, say, serving_process  # noqa: E402
 
 FORMS, SIZES, CALLERS, PROCESSES = ("arrow", "json"), (1_000, 10_000), (1, 2), (1, 2, 3)
 WARM_UP = 6_000
@@ -55,13 +55,7 @@ def main() -> None:
             rows += reported(home, postgres, options.outcomes)
         if options.only != "outcomes":
             rows += [stored(url, postgres, *each) for each in product(PROCESSES, SIZES)]
-    about = {"machine": f"{os.cpu_count()} cores, {processor()}", "load": os.getloadavg()[0]}
-    if options.json:
-        print(json.dumps({"rows": rows, **about}, indent=1))
-        return
-    print(f"{about['machine']}, load {about['load']:.1f}")
-    for row in rows:
-        print("   ".join(f"{name.replace('_', ' ')} {value}" for name, value in row.items()))
+    print_rows(rows, options.json)
 
 
 @contextmanager
@@ -96,7 +90,7 @@ def processor_time(pid: int) -> float:
 def reported(home: Path, postgres: int, outcomes: int) -> list[dict[str, Any]]:
     """A row for each log, form, size of a call and number of callers, each of other jobs."""
     rows = []
-    with serving_process(ROOT, home) as server:
+    with serving_process(ROOT, {"GRIDCAST_HOME": str(home)}) as server:
         for log, jobs in logs():
             ways = list(product(FORMS, SIZES, CALLERS))
             batches = slices(jobs, [WARM_UP, *(outcomes for _ in ways)])

@@ -170,11 +170,10 @@ def router(settings: Settings, shared: Mapping[str, str], after: tuple[str, ...]
         shared: the variables of every component.
         after: names of the components that must be ready before it.
     """
-    options = "--log-level info --no-access-log --timeout-graceful-shutdown 5 --no-proxy-headers"
     return _server(
         settings,
         "router",
-        (f"{UVICORN} services.router_server:create_app", *options.split()),
+        _app_server("services.router_server", 5),
         ready_path="/readyz",
         environment=shared,
         after=after,
@@ -193,16 +192,21 @@ def dashboard(
         after: names of the components that must be ready before it.
     """
     # An open page waits for events: without a time-out the server would never stop.
-    # Uvicorn would take the address that X-Forwarded-For names for that of the connection.
-    options = "--log-level info --no-access-log --timeout-graceful-shutdown 2 --no-proxy-headers"
     return _server(
         settings,
         "dashboard",
-        (f"{UVICORN} services.dashboard_server:create_app", *options.split()),
+        _app_server("services.dashboard_server", 2),
         environment=shared,
         after=after,
         token=settings.any_token,
     )
+
+
+def _app_server(module: str, stop_seconds: int) -> tuple[str, ...]:
+    """The command that serves an app of ours, and how long it waits for calls when it stops."""
+    # Uvicorn would take the address that X-Forwarded-For names for that of the connection.
+    options = "--log-level info --no-access-log --no-proxy-headers --timeout-graceful-shutdown"
+    return (f"{UVICORN} {module}:create_app", *options.split(), str(stop_seconds))
 
 
 def schedules(shared: Mapping[str, str], after: tuple[str, ...] = ()) -> Component:

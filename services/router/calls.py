@@ -169,19 +169,13 @@ def slots_of_users(users: Iterable[Any]) -> Integers:
 
 
 def _json_of_jobs(jobs: UndecodedJobs) -> Call:
-    options = msgspec_json.encode(dict(jobs.options))[1:]
-    end = b"," + options if jobs.options else options
     if jobs.rows is not None:
         rows = jobs.rows
         users = [
             job.user for block in decode_items(rows, _USERS, "jobs", jobs.explain) for job in block
         ]
-
-        def take_rows(positions: Integers) -> bytes:
-            return b'{"jobs":[' + b",".join(rows[row] for row in positions.tolist()) + b"]" + end
-
-        return Call(slots_of_users(users), "rows", take_rows)
-    columns = jobs.columns
+        return Call(slots_of_users(users), "rows", _taking_rows(rows, jobs.options))
+    columns, end = jobs.columns, _end_with(jobs.options)
     users = [None] * len(jobs)
     if USER in columns:
         users = [msgspec_json.decode(user) for user in columns[USER]]
@@ -190,6 +184,22 @@ def _json_of_jobs(jobs: UndecodedJobs) -> Call:
         return b'{"columns":' + _write_columns(columns, positions.tolist()) + end
 
     return Call(slots_of_users(users), "columns", take_columns)
+
+
+def _taking_rows(rows: Sequence[Any], options: Mapping[str, Any]) -> Callable[[Integers], bytes]:
+    """Gives the body of some jobs, each as it came, with the options of the call."""
+    end = _end_with(options)
+
+    def take(positions: Integers) -> bytes:
+        return b'{"jobs":[' + b",".join(rows[row] for row in positions.tolist()) + b"]" + end
+
+    return take
+
+
+def _end_with(options: Mapping[str, Any]) -> bytes:
+    """The options as the last members of an object, and its end."""
+    members = msgspec_json.encode(dict(options))[1:]
+    return b"," + members if options else members
 
 
 def _write_columns(columns: Mapping[str, Sequence[Raw]], rows: Sequence[int]) -> bytes:
@@ -219,12 +229,7 @@ def _json_to_rank(body: bytes) -> Call:
             rows.append(row)
     rank_requests.check_count(sum(sizes))
     rank_requests.check_unique(names)
-    end = msgspec_json.encode(members)[1:]
-    end = b"]," + end if members else b"]" + end
-
-    def take(positions: Integers) -> bytes:
-        return b'{"jobs":[' + b",".join(rows[row] for row in positions.tolist()) + end
-
+    take = _taking_rows(rows, members)
     return Call(slots_of_users(users), "rows", take, np.array(sizes, dtype=np.int64))
 
 
