@@ -35,9 +35,9 @@ docs:
 pages *ARGS:
     GRIDCAST_TEST_ALL_PAGES=1 uv run --no-sync pytest -q tests/test_readme.py tests/examples/test_pages.py {{ARGS}}
 
-# Let shards join, leave, be killed and come back under load, with real predictors: some minutes.
-shards *ARGS:
-    GRIDCAST_TEST_SHARDS=1 uv run --no-sync pytest -q -n 0 -s tests/services/router/test_under_load.py {{ARGS}}
+# Let a shard join so many others, be killed, come back and leave under load, with real predictors: some minutes.
+shards COUNT="2" *ARGS:
+    GRIDCAST_TEST_SHARDS={{COUNT}} uv run --no-sync pytest -q -n 0 -s tests/services/router/test_under_load.py {{ARGS}}
 
 # Run everything that CI runs.
 ci:

@@ -28,7 +28,14 @@ from services.http.callers import Caller
 from services.http.columns import single_array
 from services.http.contract import JSON_TYPE, NoOptions, Options
 from services.http.errors import HTTPError, error_response, send_error
-from services.http.match import read_match, write_match
+from services.http.match import (
+    MatchRequest,
+    SlotPrediction,
+    match,
+    read_match,
+    write_match,
+    write_outlook,
+)
 from services.http.measured import PATIENCE, measured, read_request
 from services.http.openapi import PAGE, PAGE_HEADERS, SCRIPT, describe
 from services.http.options import read_options
@@ -166,6 +173,7 @@ class Endpoints:
             "task": self._task,
             "rank": self._rank,
             "match": self._match,
+            "outlook": self._outlook,
         }
         reads: dict[str, Callable[[Request], Awaitable[Response]]] = {
             "model": self._model,
@@ -279,12 +287,22 @@ class Endpoints:
 
     def _match(self, body: Body, work: Work[Answer]) -> Answer:
         with self.predictor.idle.answering():
-            with self._step("read", work):
-                request = read_match(body.media_type, body.content, body.query)
+            request, predicted, version = self._in_slot(body, work)
             with self._step("match", work):
-                matched, version = self.predictor.match(request, body.caller)
+                matched = match(request, predicted)
             with self._step("write", work):
                 return Answer(*write_match(matched, version, request), len(matched))
+
+    def _outlook(self, body: Body, work: Work[Answer]) -> Answer:
+        with self.predictor.idle.answering():
+            request, predicted, version = self._in_slot(body, work)
+            return Answer(*write_outlook(predicted, version), request.jobs.jobs.num_rows)
+
+    def _in_slot(self, body: Body, work: Work[Answer]) -> tuple[MatchRequest, SlotPrediction, str]:
+        with self._step("read", work):
+            request = read_match(body.media_type, body.content, body.query)
+        with self._step("predict", work):
+            return request, *self.predictor.in_slot(request, body.caller)
 
     async def _model(self, request: Request) -> Response:
         caller: Caller = request.scope[CALLER]

@@ -1,16 +1,23 @@
-"""Requests that match waiting jobs to a slot: reading ``POST /match``, and writing its answer."""
+"""Requests that match waiting jobs to a slot: reading ``POST /match``, choosing, and the answer.
+
+The choice needs no histories: where users are divided among shards, the router makes it, from what
+the shards predict (``POST /outlook``).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
 import orjson
 import pyarrow as pa
 
-from infra.aliases import Array, Integers
+from infra.aliases import Array, Floats, Integers
+from jobs.coded_jobs import in_microseconds
+from models.ranking.slots import Order, Outlook, Slot, SlotError, choose
 from services.http.bodies import Shape, read_body
 from services.http.columns import single_array
 from services.http.contract import (
@@ -19,22 +26,75 @@ from services.http.contract import (
     MATCH_FIELDS,
     MatchOptions,
 )
+from services.http.errors import HTTPError
 from services.http.options import read_options
 from services.http.requests import PredictRequest, read_jobs_to_predict
 from services.http.responses import joined, row_members, write_stream
 
 _ABSENT = {"count": 1.0, "priority": 1.0, "quota_used": 0.0, "ran": 0.0}
 """The numbers that the broker may send of each job, and what a missing one counts as."""
+_MOST_CHOSEN = float(2**31)
+_DECIMALS = 6
 
 
 @dataclass(frozen=True)
 class MatchRequest:
-    """Waiting jobs, what the broker says of each (float64[n] by field), and the slot."""
+    """Waiting jobs for a slot.
+
+    Attributes:
+        jobs: The jobs.
+        waiting: What the broker says of each beside their fields (float64[n] by field).
+        options: The slot and the options.
+        order: How the jobs are ordered.
+        at: The time to predict from.
+        shape: The form of body and answer.
+    """
 
     jobs: PredictRequest
     waiting: Mapping[str, Array]
     options: MatchOptions
+    order: Order
+    at: datetime
     shape: Shape
+
+    @property
+    def slot(self) -> Slot:
+        """The slot."""
+        memory = np.inf if self.options.memory is None else self.options.memory
+        return Slot(int(self.options.cores), self.options.seconds_left, memory)
+
+    @property
+    def cores(self) -> Floats:
+        """The cores of each job (float64[n]); one where it does not say."""
+        return np.maximum(np.ceil(np.nan_to_num(self.numbers("requested_cores"), nan=1.0)), 1.0)
+
+    @property
+    def waited(self) -> Floats:
+        """How long each job has waited, s (float64[n])."""
+        submitted = single_array(self.jobs.jobs.column("submitted_at")).cast(pa.int64())
+        return np.maximum(in_microseconds(self.at) - submitted.to_numpy(), 0) / 1e6
+
+    def numbers(self, name: str) -> Floats:
+        """A field of the jobs (float64[n]), NaN where it is missing."""
+        if name not in self.jobs.jobs.column_names:
+            return np.full(self.jobs.jobs.num_rows, np.nan)
+        column = single_array(self.jobs.jobs.column(name))
+        return np.asarray(column.to_numpy(zero_copy_only=False))
+
+
+@dataclass(frozen=True)
+class SlotPrediction:
+    """What the histories say of each job in the slot.
+
+    Attributes:
+        outlook: What starting it would bring.
+        fits: The probability that it fits into the slot's memory, NaN for unknown (float64[n]).
+        memory: What to set aside, bytes (float64[n]).
+    """
+
+    outlook: Outlook
+    fits: Floats
+    memory: Floats
 
 
 @dataclass(frozen=True)
@@ -68,6 +128,16 @@ def read_match(content_type: str, body: bytes, query: Mapping[str, str]) -> Matc
     """
     batch = read_body(content_type, body, MatchOptions, MATCH_FIELDS)
     options = read_options(batch.options, query, MatchOptions)
+    try:
+        order = Order(
+            options.policy,
+            options.wait_weight,
+            options.quota_weight,
+            options.priority_weight,
+            options.gain_weight,
+        )
+    except SlotError as error:
+        raise HTTPError(422, str(error)) from None
     waiting = {}
     for name, absent in _ABSENT.items():
         values = np.full(batch.jobs.num_rows, absent)
@@ -76,7 +146,91 @@ def read_match(content_type: str, body: bytes, query: Mapping[str, str]) -> Matc
             sent = np.asarray(column.to_numpy(zero_copy_only=False))
             values = np.where(np.isnan(sent), values, sent)
         waiting[name] = values
-    return MatchRequest(read_jobs_to_predict(batch), waiting, options, batch.shape)
+    jobs, at = read_jobs_to_predict(batch), options.at or datetime.now(UTC)
+    return MatchRequest(jobs, waiting, options, order, at, batch.shape)
+
+
+def match(request: MatchRequest, predicted: SlotPrediction) -> Matched:
+    """Order waiting jobs, and choose those to start.
+
+    Args:
+        request: The jobs and the slot.
+        predicted: What was predicted of each job.
+    """
+    options, waiting, slot = request.options, request.waiting, request.slot
+    outlook, cores, waited = predicted.outlook, request.cores, request.waited
+    gain = outlook.gain(options.kill_price)
+    scores = request.order.scores(
+        waited,
+        waiting["priority"],
+        waiting["quota_used"],
+        gain / (cores * slot.seconds),
+    )
+    ordered = np.lexsort((-waited, -scores))
+    eligible = (outlook.ends >= 1 - options.risk) & (gain > 0)
+    eligible &= np.nan_to_num(predicted.fits, nan=1.0) >= 1 - options.risk
+    choice = choose(
+        slot,
+        ordered,
+        np.minimum(cores, slot.cores + 1).astype(np.int64),
+        predicted.memory,
+        np.minimum(waiting["count"], _MOST_CHOSEN).astype(np.int64),
+        gain,
+        eligible,
+    )
+    columns = {
+        "p_ends": np.round(outlook.ends, _DECIMALS),
+        "p_fits": np.round(predicted.fits, _DECIMALS),
+        "core_seconds_used": np.round(outlook.used, 3),
+        "core_seconds_lost": np.round(outlook.lost, 3),
+        "gain": np.round(gain, 3),
+        "chosen": choice.count,
+    }
+    about = {
+        "cores_chosen": int((choice.count * cores).sum()),
+        "gain_of_choice": round(choice.gain, 3),
+        "gain_bound": round(choice.bound, 3),
+    }
+    return Matched(ordered, columns, about)
+
+
+def write_outlook(predicted: SlotPrediction, model_version: str) -> tuple[str, bytes]:
+    """Content type and Arrow stream of what was predicted, not rounded; a row a job.
+
+    Args:
+        predicted: The predictions, in the order of the jobs.
+        model_version: Which model predicted.
+    """
+    outlook = predicted.outlook
+    columns = {
+        "ends": outlook.ends,
+        "used": outlook.used,
+        "lost": outlook.lost,
+        "fits": predicted.fits,
+        "memory": predicted.memory,
+    }
+    arrays = {name: pa.array(values) for name, values in columns.items()}
+    return ARROW_TYPE, write_stream(arrays, {"model_version": model_version})
+
+
+def merge_outlooks(answers: Sequence[tuple[Integers, bytes]]) -> tuple[SlotPrediction, str]:
+    """The predictions of all jobs from the streams of ``write_outlook``.
+
+    Args:
+        answers: The positions of a shard's jobs, and its stream.
+
+    Returns:
+        The predictions, and the model version of most jobs.
+    """
+    tables = [pa.ipc.open_stream(body).read_all() for _, body in answers]
+    order = np.argsort(np.concatenate([jobs for jobs, _ in answers]))
+    values = {
+        name: pa.concat_tables(tables).column(name).to_numpy()[order]
+        for name in tables[0].column_names
+    }
+    outlook = Outlook(values["ends"], values["used"], values["lost"])
+    version = max(tables, key=len).schema.metadata[b"model_version"].decode()
+    return SlotPrediction(outlook, values["fits"], values["memory"]), version
 
 
 def write_match(matched: Matched, model_version: str, request: MatchRequest) -> tuple[str, bytes]:

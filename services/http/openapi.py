@@ -13,7 +13,7 @@ from services.http.authentication import OPEN
 from services.http.contract import ARROW_TYPE, JSON_TYPE
 from services.http.errors import PROBLEM_TYPE
 from services.http.examples import EXAMPLES
-from services.http.routes import ENDPOINTS, Endpoint
+from services.http.routes import DOCUMENTED, Endpoint
 
 Schema = dict[str, Any]
 
@@ -67,7 +67,7 @@ def _any_type(_: type) -> Schema:
 @lru_cache(maxsize=1)
 def describe() -> Schema:
     """The OpenAPI 3.1 document."""
-    structs = [Problem, *(kind for item in ENDPOINTS for kind in (*item.bodies, *item.answers))]
+    structs = [Problem, *(kind for item in DOCUMENTED for kind in (*item.bodies, *item.answers))]
     _, components = json.schema_components(
         structs, schema_hook=_any_type, ref_template="#/components/schemas/{name}"
     )
@@ -82,7 +82,7 @@ def describe() -> Schema:
             "will use, with calibrated ranges.",
         },
         "security": [{"bearer": []}],
-        "paths": {item.path: {item.method.lower(): _operation(item)} for item in ENDPOINTS},
+        "paths": {item.path: {item.method.lower(): _operation(item)} for item in DOCUMENTED},
         "components": {
             "securitySchemes": {"bearer": {"type": "http", "scheme": "bearer"}},
             "schemas": components,

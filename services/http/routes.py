@@ -39,6 +39,7 @@ class Endpoint:
     """One address: the scope that a token needs ("" for any), its bodies, options and answers.
 
     Only where ``for_owners`` is set is a token bound to owners answered, about their jobs alone.
+    What is ``for_router`` is asked for by the router of shards, and not in the document.
     """
 
     path: str
@@ -53,6 +54,7 @@ class Endpoint:
     text: bool = False
     served_by_bentoml: bool = False
     for_owners: bool = False
+    for_router: bool = False
     statuses: tuple[int, ...] = (400,)
 
     @property
@@ -182,6 +184,18 @@ is JSON under `gridcast` in the schema's metadata.""",
         for_owners=True,
     ),
     Endpoint(
+        "/outlook",
+        "outlook",
+        "What /match needs of the histories: its bodies and options; always Arrow, a row a job",
+        scope="predict",
+        bodies=MATCH_BODIES,
+        options=MatchOptions,
+        arrow=True,
+        statuses=STATUSES_OF_PREDICTING,
+        for_owners=True,
+        for_router=True,
+    ),
+    Endpoint(
         "/model",
         "model",
         "The model that answers, its history, and what is wrong.",
@@ -207,6 +221,8 @@ is JSON under `gridcast` in the schema's metadata.""",
         statuses=(400, 503),
     ),
 )
+DOCUMENTED = tuple(endpoint for endpoint in ENDPOINTS if not endpoint.for_router)
+"""The endpoints for callers."""
 DOCUMENT_PATHS = ("/", "/docs", "/docs.js", "/openapi.json")
 """The page of the endpoints' document."""
 SCOPE_OF_PATH = {endpoint.path: endpoint.scope for endpoint in ENDPOINTS if endpoint.scope}

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from jobs.coded_jobs import CodedJobs
     from models.engine.predictions import Predictions
     from models.ranking.ranker import Ranked
-    from services.http.match import Matched, MatchRequest
+    from services.http.match import MatchRequest, SlotPrediction
     from services.http.rank import RankRequest
     from services.http.task import TaskRequest
 
@@ -314,19 +314,19 @@ class LivePredictor:
         needs = task_needs(active.forecaster, coded, request.jobs, request.at_once, request.at)
         return {**needs, "model_version": active.label}
 
-    def match(self, request: MatchRequest, caller: Caller = LOCAL) -> tuple[Matched, str]:
-        """Order waiting jobs for a slot; returns the model version too.
+    def in_slot(self, request: MatchRequest, caller: Caller = LOCAL) -> tuple[SlotPrediction, str]:
+        """Predict waiting jobs in a slot; returns the model version too.
 
         Raises:
             HTTPError: The model predicts no walltime (422), a job belongs to others (403), or no
                 model is ready (503).
         """
-        from services.live.matching import match
+        from services.live.matching import predict_in_slot
 
         coded = to_coded_jobs(request.jobs.jobs)
         active = self.state.active
         refuse_others(coded, caller.owners, active.forecaster)
-        return match(active.forecaster, request, coded), active.label
+        return predict_in_slot(active.forecaster, request, coded), active.label
 
     def rank(self, request: RankRequest, caller: Caller = LOCAL) -> tuple[Ranked, str]:
         """Rank the candidates of a request; returns the model version too."""

@@ -10,10 +10,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
+from urllib.parse import urlencode
 
 import httpx
 import numpy as np
@@ -31,9 +32,10 @@ from services.http.callers import settings_tokens, with_metrics_token
 from services.http.endpoints import ExactRoute
 from services.http.errors import HTTPError, ProblemResponses, error_response
 from services.http.issuers import read_issuers
+from services.http.match import MatchRequest, match, merge_outlooks, read_match, write_match
 from services.http.measured import measured, read_request
 from services.http.openapi import PAGE_HEADERS
-from services.http.routes import DOCUMENT_PATHS, ENDPOINTS, answers_owners
+from services.http.routes import DOCUMENT_PATHS, DOCUMENTED, answers_owners
 from services.http.tracing import Traces
 from services.router.calls import Call, check_call, merge, read_call
 from services.router.metrics import RouterMetrics
@@ -84,7 +86,7 @@ class Router:
         routes: list[BaseRoute] = [
             ExactRoute(path, answer, methods=["GET"]) for path, answer in reads.items()
         ]
-        for item in ENDPOINTS:
+        for item in DOCUMENTED:
             if item.method == "POST":
                 answer = self._outcomes if item.name == "outcomes" else self._divide
                 routes.append(
@@ -209,17 +211,20 @@ class Router:
         if len(numbers) == 1:
             sent = _forwarded(request, body, request_id)
             return _returned(await self.shards.ask(ring, numbers[0], sent, 0)), len(call)
+        waiting, path = None, ""
         if name == "match":
-            raise HTTPError(422, _of_several(ring, shard_of_job))
+            # What the shards predict is all that the choice needs of them.
+            waiting = await self._in_thread(read_match, media, body, query)
+            path = _outlook_path(waiting, query)
         jobs_of_shard = [np.flatnonzero(shard_of_job == number) for number in numbers]
-        answers = await asyncio.gather(
+        outcomes = await asyncio.gather(
             *(
-                self._ask(request, request_id, call, ring, number, jobs)
+                self._ask(request, request_id, call, ring, number, jobs, path)
                 for number, jobs in zip(numbers, jobs_of_shard, strict=True)
             ),
             return_exceptions=True,
         )
-        responses = [_or_raise(answer) for answer in answers]
+        responses = [_or_raise(outcome) for outcome in outcomes]
         refused = [
             (jobs, response)
             for jobs, response in zip(jobs_of_shard, responses, strict=True)
@@ -230,12 +235,14 @@ class Router:
                 await self._in_thread(check_call, name, media, body, query)
             refusals = [_refusal(jobs, response) for jobs, response in refused]
             return min(refusals, key=lambda item: item[0])[1], 0
-        merged = await self._in_thread(
-            merge,
-            call,
-            [(jobs, sent.content) for jobs, sent in zip(jobs_of_shard, responses, strict=True)],
-        )
-        return Response(merged, media_type=responses[0].headers["content-type"]), len(call)
+        contents = [response.content for response in responses]
+        answers = list(zip(jobs_of_shard, contents, strict=True))
+        if waiting is not None:
+            media, merged = await self._in_thread(_match, waiting, answers)
+        else:
+            media = responses[0].headers["content-type"]
+            merged = await self._in_thread(merge, call, answers)
+        return Response(merged, media_type=media), len(call)
 
     async def _ask(
         self,
@@ -245,11 +252,11 @@ class Router:
         ring: Ring,
         number: int,
         jobs: Integers,
+        path: str,
     ) -> httpx.Response:
         body = await self._in_thread(call.take, jobs)
-        return await self.shards.ask(
-            ring, number, _forwarded(request, body, request_id), int(jobs[0])
-        )
+        sent = _forwarded(request, body, request_id, path)
+        return await self.shards.ask(ring, number, sent, int(jobs[0]))
 
     async def _in_thread(self, work: Callable[..., Result], *arguments: Any) -> Result:
         """Do work on a body in a thread, so that the process goes on answering its checks."""
@@ -262,17 +269,22 @@ def _or_raise(answer: httpx.Response | BaseException) -> httpx.Response:
     return answer
 
 
-def _of_several(ring: Ring, shard_of_job: Integers) -> str:
-    second_job = int(np.argmax(shard_of_job != shard_of_job[0]))
-    first, second = (ring.name(int(shard_of_job[job])) for job in (0, second_job))
-    return (
-        "the waiting jobs of a slot are chosen together, so their users must be of one shard: "
-        f"job 0 is of shard {first}, job {second_job} of {second}"
-    )
+def _outlook_path(waiting: MatchRequest, query: Mapping[str, str]) -> str:
+    """Where the shards predict waiting jobs in a slot, all of them as of one time."""
+    at = {} if waiting.options.at else {"at": waiting.at.isoformat()}
+    return f"/outlook?{urlencode({**query, **at})}"
 
 
-def _forwarded(request: Request, body: bytes = b"", request_id: str = "") -> Forwarded:
-    """A request as the predictors are sent it."""
+def _match(waiting: MatchRequest, answers: Sequence[tuple[Integers, bytes]]) -> tuple[str, bytes]:
+    """Content type and body of the answer of ``/match``, chosen from the shards' predictions."""
+    predicted, version = merge_outlooks(answers)
+    return write_match(match(waiting, predicted), version, waiting)
+
+
+def _forwarded(
+    request: Request, body: bytes = b"", request_id: str = "", path: str = ""
+) -> Forwarded:
+    """A request as the predictors are sent it, to its own path and query unless one is given."""
     headers = {name: request.headers[name] for name in FORWARDED if name in request.headers}
     client = request.client.host if request.client else None
     if is_local(client):
@@ -285,7 +297,7 @@ def _forwarded(request: Request, body: bytes = b"", request_id: str = "") -> For
     if request_id:
         headers["x-request-id"] = request_id
     query = request.scope["query_string"].decode("latin-1")
-    path = request.url.path + (f"?{query}" if query else "")
+    path = path or request.url.path + (f"?{query}" if query else "")
     return Forwarded(request.method, path, headers, body)
 
 

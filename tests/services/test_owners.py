@@ -205,7 +205,7 @@ BODIES = [
     (endpoint.path, name, example["value"])
     for endpoint in ENDPOINTS
     if endpoint.bodies
-    for name, example in EXAMPLES[endpoint.name].items()
+    for name, example in EXAMPLES["match" if endpoint.for_router else endpoint.name].items()
 ]
 OF_ALICE = {"user": {"user": "alice"}, "group": {"group": "atlas"}}
 OF_OTHERS: tuple[dict[str, str | None], ...] = (

@@ -85,7 +85,7 @@ def test_the_scope_predict_opens_tasks_and_ranks_and_no_endpoint_was_forgotten()
         for route in Endpoints().app().routes
         if isinstance(route, Route) and "POST" in (route.methods or ())
     }
-    assert endpoints == {"/predict", "/task", "/rank", "/match", "/outcomes"}
+    assert endpoints == {"/predict", "/task", "/rank", "/match", "/outlook", "/outcomes"}
     for path in endpoints - {"/outcomes"}:
         assert (verdict(path, BROKER), verdict(path, OLD)) == (200, 403)
     assert (verdict("/outcomes", OLD), verdict("/outcomes", READER)) == (200, 403)

@@ -156,9 +156,72 @@ def test_a_task_and_waiting_jobs_of_one_shard_are_answered_by_it(
     routed, alone = both(servers, "/match", {"jobs": own, **slot})
     assert alone.status_code == 200
     assert (routed.status_code, routed.json()) == (200, alone.json())
-    routed, _ = both(servers, "/match", {"jobs": rows, **slot})
-    assert routed.status_code == 422
-    assert "are chosen together, so their users must be of one shard" in routed.json()["detail"]
+
+
+@pytest.mark.parametrize("form", ["jobs", "columns", "arrow"])
+@pytest.mark.parametrize("policy", ["alice", "gain"])
+def test_waiting_jobs_of_all_shards_are_chosen_for_a_slot_as_by_one_predictor(
+    servers: Servers, rows: list[Body], form: str, policy: str
+) -> None:
+    waiting = [
+        {name: value for name, value in row.items() if name != "labels"}
+        | {"count": 1 + index % 3, "priority": index % 5, "ran": 600.0 * (index % 2)}
+        | {"requested_memory": 1e9 if index % 4 else None, "requested_cores": 1 + index % 2}
+        for index, row in enumerate(rows)
+    ]
+    slot: Body = {
+        "cores": 24,
+        "seconds_left": 5 * 3600,
+        "memory": 3e10,
+        "policy": policy,
+        "risk": 0.3,
+    }
+    slot["at"] = rows[-1]["submitted_at"]
+    if form == "arrow":
+        routed, alone = (
+            client.post(
+                "/match",
+                content=arrow_of(waiting),
+                params=slot,
+                headers={"Content-Type": ARROW_TYPE},
+            )
+            for client in (servers.router, servers.one)
+        )
+        assert alone.status_code == 200, alone.text
+        assert read_arrow(routed) == read_arrow(alone)
+        return
+    body = {form: waiting if form == "jobs" else columns_of(waiting), **slot}
+    routed, alone = both(servers, "/match", body)
+    assert alone.status_code == 200, alone.text
+    assert (routed.status_code, routed.json()) == (200, alone.json())
+    assert list(routed.json()) == list(alone.json())
+    chosen = alone.json()["rows" if form == "jobs" else "columns"]
+    counts = [row["chosen"] for row in chosen] if form == "jobs" else chosen["chosen"]
+    assert sum(counts) > 1
+    assert alone.json()["cores_chosen"] <= 24
+
+
+def test_waiting_jobs_of_all_shards_are_refused_as_by_one_predictor(
+    servers: Servers, rows: list[Body]
+) -> None:
+    slot = {"cores": 8, "seconds_left": 7200}
+    # Without a time of the caller's, every shard predicts as of the router's.
+    routed, alone = both(servers, "/match", {"jobs": rows, **slot})
+    assert routed.status_code == alone.status_code == 200
+    assert len(routed.json()["rows"]) == len(rows)
+    for wrong in ({"policy": "luck"}, {"cores": 0}, {"jobs": [*rows, {"job_id": "x"}]}):
+        routed, alone = both(servers, "/match", {"jobs": rows, **slot, **wrong})
+        assert alone.status_code == 422
+        assert (routed.status_code, routed.json()) == (422, alone.json())
+    # What the router asks the shards is for callers of a predictor's token only.
+    assert servers.router.post("/outlook", json={"jobs": rows, **slot}).status_code == 404
+    own = {"jobs": [row for row in rows if shard_of(row) == 1], **slot}
+    with client_of(servers.addresses[0], "") as stranger:
+        assert stranger.post("/outlook", json=own).status_code == 401
+    with client_of(servers.addresses[0]) as caller:
+        assert caller.post("/outlook", json=own).headers["content-type"] == ARROW_TYPE
+        assert caller.post("/outlook", json={"jobs": rows, **slot}).status_code == 421
+        assert "/outlook" not in caller.get("/docs.json").json()["paths"]
 
 
 @pytest.mark.parametrize(

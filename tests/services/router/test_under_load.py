@@ -38,19 +38,29 @@ pytestmark = pytest.mark.skipif(
     reason="starts nine predictors, for minutes: `just shards`",
 )
 Rows = list[dict[str, Any]]
-CALLERS = 3
+CALLERS, JOBS = 3, 40
+FEW = int(os.environ.get("GRIDCAST_TEST_SHARDS", "2"))
+MANY = FEW + 1
+"""The shards before, and while one more has joined."""
+LOST = f"shard {MANY}/{MANY}, which"
+SLOT = {"cores": 64, "seconds_left": 6 * 3600.0, "memory": 2e11, "policy": "gain", "risk": 0.3}
 
 
 @dataclass
 class Load:
-    """Callers that predict and report without pause, and what they were answered by phase."""
+    """Callers that predict, match and report without pause, and what they were answered by phase.
+
+    ``matched`` is one predictor's answer to the match of the queries from a position on.
+    """
 
     router: str
     queries: Rows
     expected: dict[str, dict[str, Any]]
+    matched: dict[int, dict[str, Any]]
     outcomes: list[Rows]
     phase: str = "start"
     statuses: Counter[tuple[str, int]] = field(default_factory=Counter)
+    calls: Counter[tuple[str, int]] = field(default_factory=Counter)
     wrong: list[str] = field(default_factory=list)
     reported: int = 0
     ended: threading.Event = field(default_factory=threading.Event)
@@ -64,20 +74,36 @@ class Load:
     def _predict(self, first: int) -> None:
         with httpx.Client(base_url=self.router, timeout=120, trust_env=False) as http:
             while not self.ended.is_set():
-                first = (first + 7) % (len(self.queries) - 40)
-                jobs, phase = self.queries[first : first + 40], self.phase
-                body = {"jobs": jobs, "at": jobs[0]["submitted_at"]}
-                response = http.post("/predict", json=body)
-                self.statuses[phase, response.status_code] += 1
-                if response.status_code == 200:
-                    rows = response.json()["rows"]
-                    if [row["job_id"] for row in rows] != [job["job_id"] for job in jobs]:
-                        self.wrong.append(f"{phase}: order")
-                    for row in rows:
-                        if differing := differences(row, self.expected[row["job_id"]]):
-                            self.wrong.append(f"{phase}: {row['job_id']}: {differing}")
-                elif response.status_code != 503 or "shard 3/3, which" not in response.text:
-                    self.wrong.append(f"{phase}: {response.status_code} {response.text[:200]}")
+                first = (first + 7) % (len(self.queries) - JOBS)
+                jobs = self.queries[first : first + JOBS]
+                answer = self._call(http, "/predict", predict_body(jobs))
+                rows = answer["rows"] if answer else []
+                if answer and [row["job_id"] for row in rows] != [job["job_id"] for job in jobs]:
+                    self.wrong.append(f"{self.phase}: order")
+                for row in rows:
+                    self._compare(row, self.expected[row["job_id"]])
+                start = first // JOBS * JOBS
+                if answer := self._call(http, "/match", match_body(self.queries, start)):
+                    expected = self.matched[start]
+                    for row, same in zip(answer["rows"], expected["rows"], strict=True):
+                        self._compare(row, same)
+                    self._compare(answer | {"rows": 0}, expected | {"rows": 0})
+
+    def _call(self, http: httpx.Client, path: str, body: dict[str, Any]) -> dict[str, Any] | None:
+        """The answer; None where it is the refusal that the lost shard's users get."""
+        phase = self.phase
+        response = http.post(path, json=body)
+        self.statuses[phase, response.status_code] += 1
+        self.calls[path, response.status_code] += 1
+        if response.status_code == 200:
+            return dict(response.json())
+        if response.status_code != 503 or LOST not in response.text:
+            self.wrong.append(f"{phase}: {path} {response.status_code} {response.text[:200]}")
+        return None
+
+    def _compare(self, row: dict[str, Any], expected: dict[str, Any]) -> None:
+        if differing := differences(row, expected):
+            self.wrong.append(f"{self.phase}: {row.get('job_id')}: {differing}")
 
     def report(self) -> None:
         with httpx.Client(base_url=self.router, timeout=120, trust_env=False) as http:
@@ -99,6 +125,15 @@ class Load:
         )
         assert self.wrong == []
         return Counter({status: n for (name, status), n in self.statuses.items() if name == phase})
+
+
+def predict_body(jobs: Rows) -> dict[str, Any]:
+    return {"jobs": jobs, "at": jobs[0]["submitted_at"]}
+
+
+def match_body(queries: Rows, start: int) -> dict[str, Any]:
+    jobs = queries[start : start + JOBS]
+    return {"jobs": jobs, "at": jobs[0]["submitted_at"], **SLOT}
 
 
 def differences(row: dict[str, Any], expected: dict[str, Any]) -> dict[str, Any]:
@@ -207,40 +242,45 @@ def test_no_answer_is_wrong_and_no_outcome_lost_while_shards_change(
         body = {"jobs": queries, "at": queries[0]["submitted_at"], "keep": False}
         with running(home, **shared) as one:
             rows = one.http.post("/predict", json=body).json()["rows"]
+            matched = {
+                start: one.http.post("/match", json=match_body(queries, start)).json()
+                for start in range(0, len(queries), JOBS)
+            }
         assert {row["model_version"] for row in rows} == {"gridcast-1"}
+        assert any(answer["cores_chosen"] for answer in matched.values())
         expected = {row["job_id"]: row for row in rows}
-        two_stack, three_stack, lost_stack = (stack.enter_context(ExitStack()) for _ in range(3))
-        two = start_ring(two_stack, 2, "two")
-        name_ring(two)
+        few_stack, many_stack, lost_stack = (stack.enter_context(ExitStack()) for _ in range(3))
+        few = start_ring(few_stack, FEW, "few")
+        name_ring(few)
         router = stack.enter_context(routing(tmp_path, ring))
         batches = [as_rows(late.iloc[n : n + 5]) for n in range(0, 300, 5)]
-        with loaded(Load(router, queries, expected, batches)) as load:
-            assert load.wait_for_calls("two shards").keys() == {200}
+        with loaded(Load(router, queries, expected, matched, batches)) as load:
+            assert load.wait_for_calls("few shards").keys() == {200}
 
-            load.phase = "two become three"
-            three = [start(three_stack, f"three-{n}", f"{n}/3") for n in (1, 2)]
-            third = start(lost_stack, "three-3", "3/3")
-            name_ring([*three, third])
-            wait_for_ring(router, 3)
-            assert load.wait_for_calls("three shards").keys() == {200}
-            two_stack.close()
-            assert load.wait_for_calls("the two have ended").keys() == {200}
+            load.phase = "one joins"
+            many = [start(many_stack, f"many-{n}", f"{n}/{MANY}") for n in range(1, MANY)]
+            last = start(lost_stack, f"many-{MANY}", f"{MANY}/{MANY}")
+            name_ring([*many, last])
+            wait_for_ring(router, MANY)
+            assert load.wait_for_calls("many shards").keys() == {200}
+            few_stack.close()
+            assert load.wait_for_calls("the few have ended").keys() == {200}
 
             load.phase = "a shard is killed"
-            third.worker().kill()
-            third.process.kill()
-            third.process.wait(120)
+            last.worker().kill()
+            last.process.kill()
+            last.process.wait(120)
             lost_stack.close()
             assert 503 in load.wait_for_calls("a shard is lost")
             with httpx.Client(base_url=router, trust_env=False, timeout=60) as http:
-                shards = shard_of_slots(3)
-                others = [job for job in queries if shards[slot_of(job.get("user", ""))] != 3]
+                shards = shard_of_slots(MANY)
+                others = [job for job in queries if shards[slot_of(job.get("user", ""))] != MANY]
                 answer = http.post("/predict", json={**body, "jobs": others})
                 assert answer.status_code == 200
                 for row in answer.json()["rows"]:
                     assert differences(row, expected[row["job_id"]]) == {}
-            back = start(three_stack, "three-3", "3/3")
-            name_ring([*three, back])
+            back = start(many_stack, f"many-{MANY}", f"{MANY}/{MANY}")
+            name_ring([*many, back])
             load.phase = "a shard comes back"
             own = {**body, "jobs": [job for job in queries if job not in others]}
             with httpx.Client(base_url=router, trust_env=False, timeout=60) as http:
@@ -248,20 +288,20 @@ def test_no_answer_is_wrong_and_no_outcome_lost_while_shards_change(
                     lambda: http.post("/predict", json=own).status_code == 200,
                     "the shard to be back",
                 )
-            assert load.wait_for_calls("three again").keys() == {200}
+            assert load.wait_for_calls("many again").keys() == {200}
 
-            load.phase = "three become two"
-            two = start_ring(two_stack, 2, "two")
-            name_ring(two)
-            wait_for_ring(router, 2)
-            three_stack.close()
-            assert load.wait_for_calls("two again").keys() == {200}
+            load.phase = "one leaves"
+            few = start_ring(few_stack, FEW, "few")
+            name_ring(few)
+            wait_for_ring(router, FEW)
+            many_stack.close()
+            assert load.wait_for_calls("few again").keys() == {200}
             wait_for(lambda: load.reported == 300, "all outcomes to be reported")
         assert load.wrong == []
-        for phase in ("two become three", "three become two"):
+        for phase in ("one joins", "one leaves"):
             assert load.statuses[phase, 200] > 0
             assert load.statuses[phase, 503] == 0
-        print(dict(load.statuses))
+        print(dict(load.statuses), dict(load.calls))
         engine = open_store(common.store_url)
         assert set(read_jobs(engine)["job_id"]) == set(trained["job_id"])
         engine.dispose()
