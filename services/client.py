@@ -23,8 +23,10 @@ from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as OutOfTime
 from contextlib import suppress
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, cast, overload
+from urllib.parse import quote
 
 import httpx
 
@@ -37,6 +39,9 @@ JSON_TYPE = "application/json"
 ARROW_TYPE = "application/vnd.apache.arrow.stream"
 REQUESTS = {"walltime": "requested_walltime", "peak_memory": "requested_memory"}
 """The field that replaces each target's prediction when there is none: the user's own request."""
+
+USER_HEADER = "X-Gridcast-User"
+"""Names the user of all jobs of a call, percent-encoded; empty where they name none."""
 
 FALLBACK = ("", "_high", "_allocation", "_kill_limit")
 """The numbers of a target that it replaces."""
@@ -155,22 +160,15 @@ class Gridcast:
         """
         as_columns = isinstance(jobs, dict)
         body: dict[str, Any] = {"columns": jobs} if as_columns else {"jobs": list(jobs)}
-        body |= (
-            {"quantiles": list(quantiles), "coverage": coverage}
-            | ({"at": at} if at else {})
-            | ({"classes": True} if classes else {})
-            | ({"within": within} if within else {})
-        )
-        body |= {} if keep else {"keep": False}
+        body |= _set(quantiles=list(quantiles), at=at, classes=classes, within=within)
+        body |= {"coverage": coverage} | ({} if keep else {"keep": False})
         key = "columns" if as_columns else "rows"
         try:
             return cast(Rows | Columns, self._json("/predict", body, key))
         except UnavailableError as error:
             if as_columns:
-                rows = [
-                    dict(zip(body["columns"], values, strict=True))
-                    for values in zip(*body["columns"].values(), strict=True)
-                ]
+                values = zip(*body["columns"].values(), strict=True)
+                rows = [dict(zip(body["columns"], row, strict=True)) for row in values]
                 return _columns(_requests(rows, str(error)))
             return _requests(body["jobs"], str(error))
 
@@ -199,14 +197,8 @@ class Gridcast:
         """
         import pyarrow as pa
 
-        query: dict[str, Any] = (
-            {"coverage": coverage}
-            | ({"at": at} if at else {})
-            | ({"classes": "true"} if classes else {})
-            | ({"within": within} if within else {})
-        )
-        if levels := ",".join(str(level) for level in quantiles):
-            query["quantiles"] = levels
+        levels, flag = ",".join(map(str, quantiles)), "true" if classes else ""
+        query = {"coverage": coverage, **_set(quantiles=levels, at=at, classes=flag, within=within)}
         try:
             return self._arrow("/predict", table, query)
         except UnavailableError as error:
@@ -283,7 +275,7 @@ class Gridcast:
             RefusedError: The request is wrong.
             UnavailableError: There is no answer in time.
         """
-        body = {"jobs": list(jobs), "explain": True, "keep": keep} | ({"at": at} if at else {})
+        body = {"jobs": list(jobs), "explain": True, "keep": keep, **_set(at=at)}
         return cast(Rows, self._json("/predict", body, "explanations"))
 
     def task(
@@ -306,11 +298,7 @@ class Gridcast:
             RefusedError: The request is wrong.
             UnavailableError: There is no answer in time.
         """
-        body = (
-            {"task": dict(task), "jobs": jobs}
-            | ({"at_once": at_once} if at_once else {})
-            | ({"at": at} if at else {})
-        )
+        body = {"task": dict(task), "jobs": jobs, **_set(at_once=at_once, at=at)}
         return cast(dict[str, Any], self._json("/task", body))
 
     def report(
@@ -331,10 +319,10 @@ class Gridcast:
         """
         body = _dump({"columns": jobs} if isinstance(jobs, dict) else {"jobs": list(jobs)})
         deadline = time.monotonic() + patience
+        headers, limit = {"Content-Type": JSON_TYPE}, max(patience, self.timeout)
         while True:
             try:
-                limit = max(patience, self.timeout)
-                content = self._post("/outcomes", body, JSON_TYPE, limit=limit)
+                content = self._post("/outcomes", body, headers, limit=limit)
                 return cast(dict[str, Any], _load(content))
             except UnavailableError as error:
                 if time.monotonic() + error.retry_after > deadline:
@@ -368,7 +356,8 @@ class Gridcast:
 
     def _json(self, path: str, body: Mapping[str, Any], *member: str) -> Any:
         """The answer to a JSON body, or a ``member`` of it."""
-        return self._in_time(lambda: _load(self._post(path, _dump(body), JSON_TYPE), *member))
+        headers = {"Content-Type": JSON_TYPE, **_user_header(body)}
+        return self._in_time(lambda: _load(self._post(path, _dump(body), headers), *member))
 
     def _arrow(self, path: str, table: Any, query: dict[str, Any]) -> Any:
         import pyarrow as pa
@@ -376,8 +365,11 @@ class Gridcast:
         sink = pa.BufferOutputStream()
         with pa.ipc.new_stream(sink, table.schema) as stream:
             stream.write_table(table)
-        body = sink.getvalue().to_pybytes()
-        answer = self._in_time(lambda: self._post(path, body, ARROW_TYPE, query))
+        body, users = sink.getvalue().to_pybytes(), [None]
+        if "user" in table.column_names:
+            users = table.column("user").unify_dictionaries().unique().to_pylist()
+        headers = {"Content-Type": ARROW_TYPE, **_user_header({"columns": {"user": users}})}
+        answer = self._in_time(lambda: self._post(path, body, headers, query))
         try:
             with pa.ipc.open_stream(answer) as stream:
                 return stream.read_all()
@@ -388,11 +380,10 @@ class Gridcast:
         self,
         path: str,
         body: bytes,
-        content_type: str,
-        query: dict[str, Any] | None = None,
-        limit: float | None = None,
+        headers: Mapping[str, str],
+        query: Any = None,
+        limit: float = 0,
     ) -> bytes:
-        headers = {"Content-Type": content_type}
         request = self._http.build_request(
             "POST", path, content=body, params=query, headers=headers, timeout=limit or self.timeout
         )
@@ -412,6 +403,8 @@ class Gridcast:
             raise UnavailableError(f"{UNREACHABLE}: {error}") from None
         if response.status_code == 200:
             return response.content
+        if response.status_code == 421 and request.headers.pop(USER_HEADER, None) is not None:
+            return self._send(request, repeats)  # the user has another shard now: the router knows
         sentence = _sentence(response)
         if response.status_code in (408, 429) or response.status_code >= 500:
             raise UnavailableError(
@@ -423,21 +416,29 @@ class Gridcast:
 
 def _requests(rows: Iterable[Mapping[str, Any]], why: str) -> Rows:
     """For each job what its user requested, instead of a prediction."""
+    fields = {target + number: REQUESTS[target] for target in REQUESTS for number in FALLBACK}
+    about = {"cluster": "none", "model_version": "request", "cold_start": True, "fallback": why}
     return [
-        {
-            "job_id": row.get("job_id"),
-            **{
-                f"{target}{number}": row.get(field)
-                for target, field in REQUESTS.items()
-                for number in FALLBACK
-            },
-            "cluster": "none",
-            "model_version": "request",
-            "cold_start": True,
-            "fallback": why,
-        }
+        {name: row.get(field) for name, field in {"job_id": "job_id", **fields}.items()} | about
         for row in rows
     ]
+
+
+def _user_header(body: Mapping[str, Any]) -> dict[str, str]:
+    """The header by which a proxy finds the shard of the jobs' one user; nothing for several."""
+    jobs = [body["task"]] if "task" in body else body.get("jobs", ())
+    users = [job.get("user") for job in jobs]
+    if "columns" in body:
+        users = list(body["columns"].get("user", [None]))
+    user = users[0] if users else 0
+    if not isinstance(user, str | None) or any(name != user for name in users):
+        return {}
+    return {USER_HEADER: quote(user or "", safe="", errors="replace")}
+
+
+def _set(**options: Any) -> dict[str, Any]:
+    """The options that differ from their defaults."""
+    return {name: value for name, value in options.items() if value}
 
 
 def _columns(rows: Rows) -> Columns:
@@ -450,12 +451,11 @@ def _dump(body: Mapping[str, Any]) -> bytes:
         # A whole number of more than 64 bits is a TypeError; json can write it.
         with suppress(TypeError):
             return orjson.dumps(body, default=_plain, option=orjson.OPT_SERIALIZE_NUMPY)
+    write = partial(json.dumps, default=_plain, allow_nan=False, separators=(",", ":"))
     try:
-        return json.dumps(body, default=_plain, allow_nan=False, separators=(",", ":")).encode()
+        return write(body).encode()
     except ValueError:
-        return json.dumps(
-            _without_nan(body), default=_plain, allow_nan=False, separators=(",", ":")
-        ).encode()
+        return write(_without_nan(body)).encode()
 
 
 def _load(body: bytes, *members: str) -> Any:

@@ -23,6 +23,8 @@ from infra.setting_values import split_shard_addresses
 from infra.settings import Settings, SettingsError
 from infra.shards import shard_of_slots, slot_of
 from infra.site import USER_HEADER, proxy_text, replica_ports, site_components, slots_text
+from services.client import USER_HEADER as CLIENTS_HEADER
+from services.client import Gridcast, UnavailableError
 from tests.ports import free_port, served_in_thread
 from tests.services.conftest import wait_for
 
@@ -89,7 +91,18 @@ def test_the_proxy_and_python_give_a_user_the_same_shard(proxy: httpx.Client) ->
         assert response.text == f"shard-{number}", user
 
 
+def test_the_clients_calls_of_one_user_reach_the_shard(proxy: httpx.Client) -> None:
+    with Gridcast(str(proxy.base_url), timeout=60) as grid:
+        for users in (["Zoë"], ["ann, bob"] * 2, [None], ["ann", "bob"]):
+            with pytest.raises(UnavailableError) as caught:
+                grid.explain([{"user": user} for user in users])
+            shard = f"shard-{shard_of_slots(COUNT)[slot_of(users[0] or '')]}"
+            server = "router" if len(set(users)) > 1 else shard
+            assert f"none of a predictor's: b'{server}'" in str(caught.value)
+
+
 def test_other_calls_go_to_the_router(proxy: httpx.Client) -> None:
+    assert USER_HEADER == CLIENTS_HEADER
     header = {USER_HEADER: "ann"}
     assert proxy.post("/predict").text == "router"
     assert proxy.post("/outcomes", headers=header).text == "router"

@@ -280,6 +280,64 @@ def test_a_refused_request_is_the_callers_to_mend(predictor: Predictor) -> None:
         client.predict([{**JOB, "requested_cores": -1}])
 
 
+@pytest.fixture
+def headers_of_calls() -> Iterator[tuple[str, list[tuple[str, str | None]]]]:
+    """A server that refuses a call with the header of a user once (421), and what it was sent."""
+    calls: list[tuple[str, str | None]] = []
+
+    class Shard(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            user = self.headers[services.client.USER_HEADER]
+            calls.append((self.path.partition("?")[0], user))
+            self.send_response(421 if user == "moved" else 200)
+            self.end_headers()
+            self.wfile.write(b'{"rows": [], "columns": {}, "added": 0}')
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Shard) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}", calls
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def test_a_call_of_one_user_says_so_in_a_header_for_the_proxy(
+    headers_of_calls: tuple[str, list[tuple[str, str | None]]],
+) -> None:
+    address, calls = headers_of_calls
+    ann, bob, nobody = JOB | {"user": "Ann Ü/1"}, JOB | {"user": "bob"}, JOB
+    encoded = "Ann%20%C3%9C%2F1"
+    with Gridcast(address, timeout=60) as grid:
+        for jobs in ([ann, ann], [ann, bob], [nobody, JOB | {"user": None}], [nobody, ann], []):
+            grid.predict(jobs)
+        grid.predict({"job_id": ["1", "2"], "user": ["Ann Ü/1"] * 2})
+        grid.predict({"job_id": ["1", "2"], "user": ["bob", None]})
+        grid.predict({"job_id": ["1"]})
+        grid.predict([JOB | {"user": "\ud800"}, JOB | {"user": 7}])
+        grid.match([ann], 8, 3600.0)
+        grid.rank([ann | {"candidates": []}])
+        grid.report([ann])
+        expected = [encoded, None, "", None, None, encoded, None, "", None, encoded, encoded, None]
+        assert [user for _, user in calls] == expected
+        calls.clear()
+        codes = pa.chunked_array([pa.array(["bob"]).dictionary_encode()] * 2)
+        tables = [{"user": codes}, {"user": ["bob", None]}, {"user": ["a", "b"]}, {"source": ["x"]}]
+        for table in tables:
+            with pytest.raises(UnavailableError, match="the answer is none of a predictor's"):
+                grid.match_arrow(pa.table(table), 8, 3600.0)
+        assert [user for _, user in calls] == ["bob", None, None, ""]
+        # Its user has another shard by now: the router answers.
+        calls.clear()
+        assert grid.predict([JOB | {"user": "moved"}]) == []
+        assert calls == [("/predict", "moved"), ("/predict", None)]
+
+
 def test_it_is_one_file_that_stands_alone() -> None:
     tree = ast.parse(Path(services.client.__file__).read_text())
     imported = {
