@@ -80,19 +80,17 @@ def route() -> None:
 
     With GRIDCAST_SHARDS, `gridcast up --site` starts it too.
     """
-    from services.router.ring import read_ring
+    from services.router.app import Router
     from services.router_server import run
 
     settings = prepare_environment()
-    read_ring(settings)  # before a token is made
+    router = Router(settings)
     _prepare_access(settings)
-    run(
-        settings,
-        lambda shards: print_note(
-            f"the router of {shards} shards listens on "
-            f"http://{settings.host_in_url}:{settings.router_port}"
-        ),
+    print_note(
+        f"the router of {router.ring.count} shards listens on "
+        f"http://{settings.host_in_url}:{settings.router_port}"
     )
+    run(router)
 
 
 def dashboard() -> None:
@@ -264,9 +262,9 @@ def _begin_site(settings: Settings, move: bool, empty: bool) -> None:
         print_note(f"moved {rows:,} rows into PostgreSQL; the SQLite files stay as they are")
     elif (jobs or versions) and not empty:
         raise InputError(
-            f"this data folder has {jobs:,} jobs and {versions:,} versions of the model in SQLite, "
-            "and PostgreSQL would begin empty: `gridcast up --site --move` copies them into it, "
-            "`gridcast up --site --empty` begins without them (docs/how-to/postgresql.md)"
+            "say how PostgreSQL begins: `gridcast up --site --move` copies into it what SQLite has "
+            f"in this data folder ({jobs:,} jobs, {versions:,} versions of the model), `gridcast "
+            "up --site --empty` begins without that (docs/how-to/postgresql.md)"
         )
 
 

@@ -204,22 +204,31 @@ def _recorded_component(name: str, record: dict[str, Any], token: str) -> Compon
 def _wait(
     settings: Settings, children: Sequence[Child], stopping: threading.Event, report: Report
 ) -> None:
-    """Watch ``children`` until all are ready or a stop is requested."""
-    deadline = time.monotonic() + PATIENCE
+    """Watch ``children`` until all are ready or a stop is requested.
+
+    The patience begins anew whenever what they wait for was not seen before: reading a large store
+    takes long.
+    """
+    deadline, seen = time.monotonic() + PATIENCE, set[str]()
     while not all(child.ready for child in children) and not stopping.wait(0.2):
         for child in children:
             watch(settings, child, report)
-            is_crashing = child.crashes >= MAX_CRASHES
-            if not child.ready and (is_crashing or time.monotonic() > deadline):
-                log = log_path(settings, child.component)
-                reason = (
-                    f"ended {child.crashes} times"
-                    if is_crashing
-                    else f"was not ready after {PATIENCE:.0f} s"
-                )
+            log = log_path(settings, child.component)
+            if not child.ready and child.crashes >= MAX_CRASHES:
                 raise ProcessError(
-                    f"{child.component.name} {reason}: {last_line(log)} (its log is {log})"
+                    f"{child.component.name} ended {child.crashes} times: {last_line(log)} "
+                    f"(its log is {log})"
                 )
+        waiting = [child for child in children if not child.ready]
+        reasons = "; ".join(f"{child.component.name}: {child.waits_for}" for child in waiting)
+        if reasons not in seen:
+            deadline = time.monotonic() + PATIENCE
+            seen.add(reasons)
+        if waiting and time.monotonic() > deadline:
+            logs = ", ".join(str(log_path(settings, child.component)) for child in waiting)
+            raise ProcessError(
+                f"not ready, and no step on for {PATIENCE:.0f} s: {reasons} ({logs})"
+            )
 
 
 def _stop_recorded(settings: Settings) -> list[str]:

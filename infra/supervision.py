@@ -6,6 +6,7 @@ Its record (pid, state, note) and its log are files of the data folder, which ``
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -16,6 +17,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 from infra.components import Component
@@ -25,6 +27,8 @@ from infra.settings import Settings, environment_with
 
 MAX_DELAY = 60.0
 """Most seconds before a restart of a component that keeps crashing: 1, 2, 4, …"""
+MAX_REASON_BYTES = 10_000
+"""Bytes that are read of the answer of a server that is not ready."""
 MAX_LOG_BYTES = 50 * 2**20
 """Size at which a log is rotated; one earlier log is kept."""
 
@@ -40,6 +44,7 @@ class Child:
     crashes: int = 0
     restart_at: float = 0.0
     note: str = ""
+    waits_for: str = ""
     state: str = "starting"
     recorded: bool = False
 
@@ -75,7 +80,10 @@ def watch(settings: Settings, child: Child, report: Callable[[str], None]) -> No
         delay = _delay(child)
         record_state(settings, child, "restarting")
         report(f"{name} {cause}; it starts again in {delay:.0f} s")
-    elif not child.ready and is_ready(settings, child.component):
+    elif not child.ready:
+        child.waits_for = why_unready(settings, child.component)
+        if child.waits_for:
+            return
         child.ready = True
         record_state(settings, child, "up")
         report(
@@ -146,22 +154,33 @@ def start(settings: Settings, component: Component) -> subprocess.Popen[bytes]:
         )
 
 
-def is_ready(settings: Settings, component: Component) -> bool:
-    """Whether a component is ready: by a text in its log, or by its answer to a request."""
+def why_unready(settings: Settings, component: Component) -> str:
+    """Why a component is not ready, by a text in its log or its answer to a request; else ""."""
     if text := component.ready_log_text:
-        return text in log_path(settings, component).read_text(errors="replace")
-    return is_responding(component)
+        is_ready = text in log_path(settings, component).read_text(errors="replace")
+        return "" if is_ready else f"its log does not say {text!r} yet"
+    return _refusal(component)
 
 
 def is_responding(component: Component) -> bool:
     """Whether a component answers 200 to a request for its ``ready_path``."""
+    return not _refusal(component)
+
+
+def _refusal(component: Component) -> str:
+    """What a component answers to a request for its ``ready_path``; "" for 200."""
     headers = {"Authorization": f"Bearer {component.token}"} if component.token else {}
     request = Request(component.address + component.ready_path, headers=headers)  # noqa: S310
     try:
         with urlopen(request, timeout=2) as response:  # noqa: S310
-            return bool(response.status == 200)
-    except OSError:  # refused, too slow, or an error status
-        return False
+            status, reason = response.status, ""
+    except HTTPError as error:
+        status, reason = error.code, ""
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            reason = f": {json.loads(error.read(MAX_REASON_BYTES))['detail']}"
+    except OSError as error:  # refused, or too slow
+        return f"{component.ready_path} is not answered: {getattr(error, 'reason', error)}"
+    return "" if status == 200 else f"{component.ready_path} answers {status}{reason}"
 
 
 def record_state(settings: Settings, child: Child, state: str) -> None:

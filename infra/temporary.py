@@ -10,7 +10,7 @@ from infra.components import Component
 from infra.errors import GridcastError
 from infra.process_groups import stop
 from infra.settings import Settings
-from infra.supervision import is_ready, last_line, log_path, start
+from infra.supervision import last_line, log_path, start, why_unready
 
 READY_SECONDS = 300.0
 
@@ -24,11 +24,11 @@ def running(settings: Settings, component: Component) -> Iterator[None]:
     process = start(settings, component)
     try:
         deadline = time.monotonic() + READY_SECONDS
-        while not is_ready(settings, component):
+        while reason := why_unready(settings, component):
             if time.monotonic() > deadline or process.poll() is not None:
                 log = log_path(settings, component)
                 raise GridcastError(
-                    f"{component.name} did not become ready: {last_line(log)} ({log})"
+                    f"{component.name} did not become ready: {reason}; {last_line(log)} ({log})"
                 )
             time.sleep(0.2)
         yield

@@ -10,9 +10,11 @@ import stat
 import sys
 from base64 import b64encode
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -24,8 +26,10 @@ from packaging.specifiers import SpecifierSet
 
 from infra.components import Component
 from infra.errors import GridcastError
+from infra.mapped_arrays import map_arrays
 from infra.processes import port_conflict, running_components, status
-from infra.settings import Settings
+from infra.ring import read_ring
+from infra.settings import Settings, SettingsError
 from jobs.store import StoreError, connect
 from jobs.store.status import StoreStatus, store_status
 from models.releases import registry
@@ -41,6 +45,8 @@ STALE_TABLE, OLD_TABLE = timedelta(minutes=15), timedelta(hours=24)
 STALE_TASKS = timedelta(minutes=15)
 TIMEOUT = 5
 MAX_SLOW_HOSTS = 5
+MAX_REQUESTS = 16
+"""Shards that are asked at a time."""
 
 Rows = Mapping[str, Mapping[str, Any]]
 
@@ -73,6 +79,8 @@ def examine(
         lambda: _champion(settings, now),
         lambda: _prefect(settings, components, rows),
         lambda: _predictors(components, rows),
+        lambda: _own_shard(settings),
+        lambda: _shards(settings),
         lambda: _site(settings, store, now),
         lambda: _table(table or _own_table(settings), now),
     ]
@@ -331,6 +339,73 @@ def _predictor(component: Component) -> Iterator[Finding]:
         )
     else:
         yield Finding(name, "ok", f"{summary}, knows {model['history']['jobs']:,} jobs")
+
+
+def _own_shard(settings: Settings) -> Iterator[Finding]:
+    """Whether the history of the data folder is that of GRIDCAST_SHARD, if there is one."""
+    file, shard = settings.home / "predictor" / "history.arrays", settings.shard
+    try:
+        own = str(map_arrays(file)[0]["learned"]["shard"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return  # the predictor builds its history anew
+    if own == shard:
+        if shard:
+            yield Finding("shard", "ok", f"the history of this data folder is that of {shard}")
+        return
+    yield Finding(
+        "shard",
+        "wrong",
+        f"the history of {settings.home.absolute()} is of {_shard_name(own)}, and GRIDCAST_SHARD "
+        f"says {_shard_name(shard)}",
+        "give each predictor a GRIDCAST_HOME of its own, with another shard a new one; else this "
+        "one reads the whole store anew",
+    )
+
+
+def _shard_name(shard: str) -> str:
+    return f"shard {shard}" if shard else "all users"
+
+
+def _shards(settings: Settings) -> Iterator[Finding]:
+    """Whether the router's list is complete, and each predictor is of the shard that it names."""
+    if not settings.shard_addresses:
+        return
+    try:
+        ring = read_ring(settings)
+    except SettingsError as error:
+        remedy = "the list needs an entry for each shard, all of one number of shards"
+        yield Finding("shards", "wrong", str(error), remedy)
+        return
+    entries = [
+        (ring.name(shard), address)
+        for shard in range(1, ring.count + 1)
+        for address in ring.of_shard(shard)
+    ]
+    with ThreadPoolExecutor(MAX_REQUESTS) as threads:
+        reasons = list(threads.map(partial(_why_not_shard, settings), entries))
+    if not any(reasons):
+        summary = f"the {len(entries)} predictors of {ring.count} shards answer as those"
+        yield Finding("shards", "ok", summary)
+    for (shard, _), reason in zip(entries, reasons, strict=True):
+        if reason:
+            remedy = "start it with that GRIDCAST_SHARD, or correct GRIDCAST_SHARD_ADDRESSES"
+            yield Finding(f"shard {shard}", "wrong", reason, remedy)
+
+
+def _why_not_shard(settings: Settings, entry: tuple[str, str]) -> str:
+    """Why an address does not answer as a shard's predictor; "" if it does.
+
+    Args:
+        settings: With a token.
+        entry: The shard and the address.
+    """
+    shard, address = entry
+    predictor = Component(shard, (), address=address, token=settings.any_token)
+    try:
+        own = _fetch(predictor, "/model")["shard"] or ""
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return f"{address} does not answer: {error}"
+    return "" if own == shard else f"{address} has the histories of {_shard_name(own)}"
 
 
 def examine_site(settings: Settings, now: datetime | None = None) -> list[Finding]:

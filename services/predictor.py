@@ -84,7 +84,7 @@ Predictor: Any = bentoml.service(
     workers=1,
 )(Service)
 Predictor.mount_asgi_app(endpoints.app(), path="/")
-Predictor.add_asgi_middleware(ProblemResponses)
+Predictor.add_asgi_middleware(ProblemResponses, waits_for=endpoints.waits_for)
 Predictor.add_asgi_middleware(
     Guard,
     tokens=with_metrics_token(settings_tokens(settings), settings),

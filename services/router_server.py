@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable
 
 from starlette.types import ASGIApp
 
-from infra.settings import Settings, prepare_environment
+from infra.settings import prepare_environment
 from services.http.connection import BoundedProtocol
 from services.router.app import Router
 
@@ -23,26 +22,16 @@ def create_app() -> ASGIApp:
     return Router(prepare_environment()).app()
 
 
-def run(settings: Settings, begin: Callable[[int], None]) -> None:
-    """Serve the router until Ctrl-C.
-
-    Args:
-        settings: Say where the shards are.
-        begin: Called with the number of shards before the router listens.
-
-    Raises:
-        SettingsError: The addresses of the shards are wrong.
-    """
+def run(router: Router) -> None:
+    """Serve the router until Ctrl-C."""
     import uvicorn
 
     sys.setswitchinterval(SWITCH_SECONDS)
-    router = Router(settings)
-    begin(router.ring.count)
     uvicorn.run(
         router.app(),
-        host=settings.host,
+        host=router.settings.host,
         http=BoundedProtocol,
-        port=settings.router_port,
+        port=router.settings.router_port,
         log_level="warning",
         access_log=False,
         proxy_headers=False,

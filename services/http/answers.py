@@ -224,6 +224,9 @@ class Model(Struct, forbid_unknown_fields=True):
     serving_since: Moment
     trained_until: Annotated[Moment, Meta(description="end of the training window")]
     stale: Annotated[bool, Meta(description="the training window ended more than 30 days ago")]
+    shard: Annotated[
+        str | None, Meta(description="whose users' histories it has, as 2/4; null: everybody's")
+    ]
     card: Annotated[
         dict[str, Any],
         Meta(description="How the model set came to be: its training window, clusters and errors"),

@@ -148,6 +148,10 @@ class Endpoints:
         self.metrics = predictor.metrics
         self.traces = traces
 
+    def waits_for(self) -> str:
+        """What the predictor waits for, if it is not ready."""
+        return self.predictor.state.waits_for if hasattr(self, "predictor") else ""
+
     async def note_refused(self, scope: Scope, caller: Caller, why: str) -> None:
         """Record that a caller without the scope tried to report outcomes.
 

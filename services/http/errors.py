@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from http import HTTPStatus
 
 import orjson
@@ -75,10 +76,11 @@ class ProblemResponses:
 
     Args:
         app: What may answer otherwise.
+        waits_for: Says what the server waits for where it is not ready.
     """
 
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
+    def __init__(self, app: ASGIApp, waits_for: Callable[[], str] = lambda: "") -> None:
+        self.app, self.waits_for = app, waits_for
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on; replace the answer if it is a refusal in another form."""
@@ -90,7 +92,7 @@ class ProblemResponses:
                 headers = {name.lower(): value for name, value in message["headers"]}
                 if headers.get(b"content-type", b"").decode("latin-1") != PROBLEM_TYPE:
                     replaced = True
-                    response = error_response(_foreign_refusal(message["status"], scope))
+                    response = error_response(self._refusal(message["status"], scope))
                     if allowed := headers.get(b"allow"):
                         response.headers["Allow"] = allowed.decode("latin-1")
                     await response(scope, receive, send)
@@ -99,13 +101,12 @@ class ProblemResponses:
 
         await self.app(scope, receive, send_problem if scope["type"] == "http" else send)
 
-
-def _foreign_refusal(status: int, scope: Scope) -> HTTPError:
-    """The refusal of something that is not ours, whose own text may be anything."""
-    sentences = {
-        404: "there is nothing at this address",
-        405: f"{quote(scope['path'])} does not take {scope['method']}",
-        503: "not ready yet; try again in a second",
-    }
-    retry_after = 1 if status == 503 else None
-    return HTTPError(status, sentences.get(status, HTTPStatus(status).phrase.lower()), retry_after)
+    def _refusal(self, status: int, scope: Scope) -> HTTPError:
+        """The refusal of something that is not ours, whose own text may be anything."""
+        sentences = {
+            404: "there is nothing at this address",
+            405: f"{quote(scope['path'])} does not take {scope['method']}",
+            503: f"not ready yet: {self.waits_for() or 'it starts'}",
+        }
+        message = sentences.get(status, HTTPStatus(status).phrase.lower())
+        return HTTPError(status, message, 1 if status == 503 else None)

@@ -80,6 +80,8 @@ class ChampionWatcher:
         self._refused = None
 
     def _load(self, version: Version | None, verified: bool = False) -> ActiveModel:
+        label = version.label if version else "bare histories: there is no champion"
+        self.state.waits_for = f"it loads {label}"
         return load_active_model(version, self.settings, verified)
 
     def _take(self, version: Version) -> None:

@@ -390,14 +390,14 @@ class LivePredictor:
         troubles = {**self.troubles}
         if background := "; ".join(filter(None, (t.status.trouble for t in self.threads))):
             troubles["background"] = background
-        history, canary = self.state.history, self.canary
-        is_bound = caller.owners is not None
+        history, canary, is_bound = self.state.history, self.canary, caller.owners is not None
         return {
             "model_version": active.label if active else NO_MODEL,
             "state": "starting" if active is None else "degraded" if troubles else "serving",
             "serving_since": active.since.isoformat(timespec="seconds") if active else None,
             "trained_until": _text(trained_until),
             "stale": trained_until is not None and datetime.now(UTC) - trained_until > STALE_AFTER,
+            "shard": self.settings.shard or None,
             "card": card.to_json() if card and not is_bound else {},
             "history": {
                 **history,

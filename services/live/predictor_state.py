@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("bentoml.gridcast")
 
 WARM_UP_JOBS = 100
+SLICE_ROWS = 10 * BULK_ROWS
+"""Outcomes that are learned at the start until ``waits_for`` says so."""
 GC_THRESHOLD = 100_000
 """New objects before a garbage collection: a thousand jobs of JSON are several thousand, all in
 use."""
@@ -73,6 +75,8 @@ class PredictorState:
         self._exchange: ShardExchange | None = None
         # Whether a slice was learned only half: such a history is never saved.
         self._torn = False
+        self.waits_for = "it asks the registry for the champion"
+        """What a predictor that is not ready does."""
 
     @property
     def ready(self) -> bool:
@@ -88,9 +92,7 @@ class PredictorState:
     def active(self) -> ActiveModel:
         """The active model; raises HTTPError (503) while the first one is being prepared."""
         if self._active is None:
-            raise HTTPError(
-                503, "the predictor is starting: it reads its model and its history", retry_after=2
-            )
+            raise HTTPError(503, f"the predictor is starting: {self.waits_for}", retry_after=2)
         return self._active
 
     def learn(self, added: AddResult) -> None:
@@ -227,10 +229,15 @@ class PredictorState:
             engine = self._store()
             with self._snapshots.trial() if from_disk else nullcontext():
                 if from_disk:
+                    self.waits_for = "it reads the history on disk"
                     start = self._snapshots.restore(active.forecaster, engine) or start
+                self.waits_for = "it reads the outcomes in the store"
                 ended = read_ended(engine, after=start.revision)
                 ended, complete = ended[~ended["revision"].isin(start.own)], True
-                active.learn(ended, rows=BULK_ROWS)
+                for first in range(0, len(ended), SLICE_ROWS):
+                    self.waits_for = f"it has learned {first:,} of {len(ended):,} stored outcomes"
+                    active.learn(ended.iloc[first : first + SLICE_ROWS], rows=BULK_ROWS)
+                self.waits_for = "it predicts for the first time, which compiles"
                 latest = read_latest(engine, WARM_UP_JOBS).drop(columns=list(OUTCOMES))
                 active.forecaster.predict(latest.tail(WARM_UP_JOBS))
                 active.forecaster.explain(encode_jobs(latest.tail(1), latest.columns))

@@ -25,6 +25,7 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp
 
 from infra.aliases import Integers
+from infra.ring import Ring, parse_ring, read_addresses
 from infra.settings import Settings, SettingsError
 from services.http.admission import Admission, while_connected
 from services.http.authentication import Guard, is_local
@@ -39,7 +40,6 @@ from services.http.routes import DOCUMENT_PATHS, DOCUMENTED, answers_owners
 from services.http.tracing import Traces
 from services.router.calls import Call, check_call, merge, read_call
 from services.router.metrics import RouterMetrics
-from services.router.ring import Ring, parse_ring, read_addresses
 from services.router.shards import Forwarded, Shards
 
 log = logging.getLogger("gridcast.router")
@@ -60,6 +60,8 @@ Reading = Callable[[Request], Awaitable[Response]]
 
 class Router:
     """Divides calls among shards and merges their answers.
+
+    Its addresses are read before access is: a wrong list is refused before a token is made.
 
     Args:
         settings: Say where the shards are.
@@ -139,10 +141,8 @@ class Router:
             addresses = read_addresses(self.settings)
             if addresses != self._addresses:
                 ring = parse_ring(self.settings, addresses)
-                ready = await self.shards.ready(ring)
-                unready = [n for n in range(1, ring.count + 1) if n not in ready]
-                if unready:
-                    trouble = f"shard {ring.name(unready[0])} is not ready"
+                if unready := await self.shards.unready(ring):
+                    trouble = unready[0]
                 else:
                     self._addresses = addresses
                     self._use(ring)
@@ -160,10 +160,15 @@ class Router:
         return PlainTextResponse("")
 
     async def _readyz(self, _: Request) -> Response:
-        """200 while any shard has a ready predictor: the users of the others get 503."""
-        if await self.shards.ready(self.ring):
-            return PlainTextResponse("")
-        return error_response(HTTPError(503, "no shard has a ready predictor", 1))
+        """200 while any shard has a ready predictor: the users of the others get 503.
+
+        Either answer names the shards that have none, and what they wait for.
+        """
+        ring = self.ring
+        unready = await self.shards.unready(ring)
+        if len(unready) < ring.count:
+            return PlainTextResponse("; ".join(unready))
+        return error_response(HTTPError(503, f"not ready yet: {'; '.join(unready)}", 1))
 
     async def _metrics(self, _: Request) -> Response:
         content_type, text = self.metrics.expose()

@@ -316,12 +316,8 @@ def merge(call: Call, answers: Sequence[tuple[Integers, bytes]]) -> bytes:
         merged = _merge_rows(call, contents, order)
     else:
         merged = _merge_columns([_COLUMNS.decode(content) for content in contents], order)
-    explained = [OBJECTS.decode(answer.pop("explanations", b"[]")) for answer in members]
-    about = _merge_about([orjson.loads(msgspec_json.encode(answer)) for answer in members], largest)
-    rest = orjson.dumps(about)[1:]
-    if any(explained):
-        texts = [text for items in explained for text in items]
-        rest = b'%b,"explanations":[%b]}' % (rest[:-1], b",".join([texts[row] for row in order]))
+    abouts = [orjson.loads(msgspec_json.encode(answer)) for answer in members]
+    rest = orjson.dumps(_merge_about(abouts, largest, order))[1:]
     return b'{"%b":%b,%b' % (lists.encode(), merged, rest)
 
 
@@ -330,14 +326,17 @@ def _ranges(sizes: Integers) -> Integers:
     return np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
 
 
-def _merge_about(abouts: Sequence[Mapping[str, Any]], largest: int) -> dict[str, Any]:
-    """What is said of all rows: unread fields of any, and the canary's jobs together."""
+def _merge_about(abouts: Sequence[dict[str, Any]], largest: int, order: Integers) -> dict[str, Any]:
+    """What is said beside the rows: unread fields of any, the canary's jobs, explanations."""
+    explained = [item for shard in abouts for item in shard.pop("explanations", ())]
     about = dict(abouts[largest])
     if "unread" in about:
         unread = [name for shard in abouts for name in shard["unread"]]
         about["unread"] = [name for name in COLUMNS if name in unread]
     if canaries := [shard["canary"] for shard in abouts if "canary" in shard]:
         about["canary"] = canaries[0] | {"jobs": sum(canary["jobs"] for canary in canaries)}
+    if explained:
+        about["explanations"] = [explained[row] for row in order]
     return about
 
 
@@ -382,12 +381,7 @@ def _merge_arrow(call: Call, bodies: Sequence[bytes], order: Integers, largest: 
     metadata = dict(tables[largest].schema.metadata or {})
     if b"gridcast" in metadata:
         abouts = [orjson.loads(table.schema.metadata[b"gridcast"]) for table in tables]
-        explained = [about.pop("explanations", []) for about in abouts]
-        about = _merge_about(abouts, largest)
-        if any(explained):
-            texts = [item for items in explained for item in items]
-            about["explanations"] = [texts[row] for row in order]
-        metadata[b"gridcast"] = orjson.dumps(about)
+        metadata[b"gridcast"] = orjson.dumps(_merge_about(abouts, largest, order))
     if call.sizes is not None:
         columns = _all_columns([table.column_names for table in tables])
         tables = [_with_columns(table, columns) for table in tables]

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 import httpx
 
+from infra.ring import Ring
 from services.http.errors import HTTPError
 from services.router.metrics import RouterMetrics
-from services.router.ring import Ring
 
 log = logging.getLogger("gridcast.router")
 
@@ -129,20 +129,31 @@ class Shards:
         turned = [*addresses[first:], *addresses[:first]]
         return sorted(turned, key=lambda address: self._failed_at.get(address, late) > late)
 
-    async def ready(self, ring: Ring) -> list[int]:
-        """The shards that have a ready predictor."""
-        answers = await asyncio.gather(
-            *(self._is_ready(ring, shard) for shard in range(1, ring.count + 1))
-        )
-        return [shard for shard, is_ready in enumerate(answers, 1) if is_ready]
+    async def unready(self, ring: Ring) -> list[str]:
+        """A sentence for each shard that has no ready predictor: what its predictors wait for."""
+        shards = range(1, ring.count + 1)
+        sentences = await asyncio.gather(*(self._why_unready(ring, shard) for shard in shards))
+        return [sentence for sentence in sentences if sentence]
 
-    async def _is_ready(self, ring: Ring, shard: int) -> bool:
+    async def _why_unready(self, ring: Ring, shard: int) -> str:
         probe = Forwarded("GET", "/readyz", {})
-        answers = [self._send(address, probe) for address in ring.of_shard(shard)]
-        return any(
-            response is not None and response.status_code == 200
-            for response, _ in await asyncio.gather(*answers)
-        )
+        addresses = ring.of_shard(shard)
+        answers = await asyncio.gather(*(self._send(address, probe) for address in addresses))
+        if any(response is not None and response.status_code == 200 for response, _ in answers):
+            return ""
+        reasons = [
+            f"{address}: {failure or _sentence(response)}"
+            for address, (response, failure) in zip(addresses, answers, strict=True)
+        ]
+        return f"shard {ring.name(shard)} has no ready predictor ({'; '.join(reasons)})"
+
+
+def _sentence(response: httpx.Response | None) -> str:
+    """The reason of a predictor that is not ready."""
+    try:
+        return str(response.json()["detail"]) if response is not None else ""
+    except (ValueError, KeyError, TypeError):
+        return _detail(response)
 
 
 def _detail(response: httpx.Response | None) -> str:

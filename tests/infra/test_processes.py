@@ -26,6 +26,8 @@ from pathlib import Path
 from infra.components import Component
 from infra.processes import up
 from infra.settings import read_settings
+import infra.processes
+infra.processes.PATIENCE = float(sys.argv[2])
 declared = eval(Path(sys.argv[1]).read_text())
 up(read_settings(), declared, say=lambda text: print(text, flush=True), when_ready=lambda: print("READY", flush=True))
 print("STOPPED", flush=True)
@@ -72,7 +74,9 @@ def supervise(
     """Runs ``up`` as a user does, in a process of its own; gives that process and what it says."""
     started: list[subprocess.Popen[bytes]] = []
 
-    def run(declared: list[Component]) -> tuple[subprocess.Popen[bytes], Path]:
+    def run(
+        declared: list[Component], patience: float = 300
+    ) -> tuple[subprocess.Popen[bytes], Path]:
         code = [
             f"replace({component!r}, files={component.files!r})" for component in declared
         ]  # which a part does not show by itself
@@ -80,7 +84,7 @@ def supervise(
         output = tmp_path / "said"
         with output.open("wb") as file:
             process = subprocess.Popen(
-                [sys.executable, "-c", SUPERVISOR, str(tmp_path / "parts")],
+                [sys.executable, "-c", SUPERVISOR, str(tmp_path / "parts"), str(patience)],
                 stdout=file,
                 stderr=subprocess.STDOUT,
                 env={**os.environ, "GRIDCAST_HOME": str(settings.home)},
@@ -348,6 +352,36 @@ def test_a_part_that_never_becomes_ready_fails_up_with_its_last_words_and_stops_
     assert process.wait(240) == 1
     assert "ProcessError: broken ended 3 times: no such model (its log is " in output.read_text()
     assert states(settings, declared) == ["down", "down"]
+
+
+UNREADY = """
+import sys
+from http.server import BaseHTTPRequestHandler, HTTPServer
+class Answers(BaseHTTPRequestHandler):
+    count = 0
+    def do_GET(self):
+        Answers.count += STEP
+        self.send_response(503 if Answers.count < 15 else 200)
+        self.end_headers()
+        self.wfile.write(b'{"detail": "it has learned %d of 15 outcomes"}' % Answers.count)
+HTTPServer(("127.0.0.1", int(sys.argv[1])), Answers).serve_forever()
+"""
+
+
+@pytest.mark.parametrize("step", [0, 1])
+def test_a_part_that_goes_on_is_waited_for_and_one_that_does_not_says_what_it_waits_for(
+    settings, supervise, step
+):
+    port = free_port()
+    command = (sys.executable, "-c", UNREADY.replace("STEP", str(step)), str(port))
+    slow = Component("slow", command, address=f"http://127.0.0.1:{port}", ready_path="/readyz")
+    process, output = supervise([slow], patience=2)
+    if step:  # fifteen looks take longer than the patience
+        wait_for(lambda: "READY" in output.read_text(), "the part to be ready")
+        return
+    assert process.wait(240) == 1
+    reason = "slow: /readyz answers 503: it has learned 0 of 15 outcomes"
+    assert f"ProcessError: not ready, and no step on for 2 s: {reason} (" in output.read_text()
 
 
 def test_a_part_without_a_door_is_ready_when_its_log_says_so(settings, supervise):

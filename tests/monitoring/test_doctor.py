@@ -12,15 +12,20 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from sqlalchemy import text
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.routing import Route
 
 from infra.components import local_components
+from infra.mapped_arrays import write_description
 from infra.settings import Settings
 from infra.supervision import is_responding
 from jobs.schema import conform
 from jobs.store import add_jobs, connect, open_store
 from monitoring.doctor import Finding, examine
 from services.local_table import MAGIC
-from tests.ports import free_port
+from tests.ports import free_port, served_in_thread
 
 NOW = datetime.now(UTC)
 
@@ -163,6 +168,45 @@ def test_the_age_of_the_table_is_read_from_its_first_line(settings: Settings) ->
     assert (finding.state, finding.summary) == (
         "wrong", f"{table} was written 0.1 h ago and has no rows"
     )  # fmt: skip
+
+
+def test_a_home_of_another_shard_and_a_wrong_list_of_shards_are_named(
+    settings: Settings, tmp_path: Path
+) -> None:
+    file = settings.folder("predictor") / "history.arrays"
+    with file.open("wb") as out:
+        write_description(out, [], {"learned": {"shard": "1/4"}, "point": {}})
+    assert found(settings.model_copy(update={"shard": "1/4"}))["shard"].state == "ok"
+    for shard, name in (("1/5", "shard 1/5"), ("", "all users")):
+        finding = found(settings.model_copy(update={"shard": shard}))["shard"]
+        assert finding.state == "wrong" and finding.remedy
+        assert finding.summary.endswith(f"is of shard 1/4, and GRIDCAST_SHARD says {name}")
+    listed = settings.model_copy(update={"shard_addresses": str(tmp_path / "shards")})
+    (tmp_path / "shards").write_text("1/2=http://127.0.0.1:1")
+    finding = found(listed)["shards"]
+    assert finding.state == "wrong" and "the address of shard 2/2 is missing" in finding.summary
+    answers = {1: "1/2", 2: "1/2"}
+
+    def model_of(number: int) -> Starlette:
+        async def model(_: Request) -> JSONResponse:
+            return JSONResponse({"shard": answers[number]})
+
+        return Starlette(routes=[Route("/model", model)])
+
+    with served_in_thread(model_of(1)) as first, served_in_thread(model_of(2)) as second:
+        (tmp_path / "shards").write_text(
+            f"1/2={first}\n2/2={second}|http://127.0.0.1:{free_port()}"
+        )
+        findings = examine(listed, local_components(listed))
+        wrong = [finding for finding in findings if finding.subject == "shard 2/2"]
+        assert [finding.state for finding in wrong] == ["wrong", "wrong"]
+        assert wrong[0].summary == f"{second} has the histories of shard 1/2"
+        assert "does not answer: " in wrong[1].summary
+        answers[2] = "2/2"
+        (tmp_path / "shards").write_text(f"1/2={first}\n2/2={second}")
+        finding = found(listed)["shards"]
+        assert finding.state == "ok"
+        assert finding.summary == "the 2 predictors of 2 shards answer as those"
 
 
 def test_the_command_ends_with_1_where_something_is_wrong(settings: Settings) -> None:

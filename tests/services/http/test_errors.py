@@ -38,8 +38,11 @@ def test_a_refusal_of_the_framework_becomes_a_problem() -> None:
         sent.append(message)
 
     scope = {"type": "http", "path": "/readyz", "method": "GET", "headers": []}
-    asyncio.run(ProblemResponses(app)(scope, None, send))  # type: ignore[arg-type]
+    responses = ProblemResponses(app, lambda: "it has learned 3 of 10 stored outcomes")
+    asyncio.run(responses(scope, None, send))  # type: ignore[arg-type]
     start, body = sent
     assert dict(start["headers"])[b"content-type"].decode() == PROBLEM_TYPE
     assert dict(start["headers"])[b"retry-after"] == b"1"
-    assert orjson.loads(body["body"])["status"] == 503
+    problem = orjson.loads(body["body"])
+    assert problem["status"] == 503
+    assert problem["detail"] == "not ready yet: it has learned 3 of 10 stored outcomes"

@@ -1,7 +1,7 @@
 """The live predictor on SQLite and PostgreSQL: an outcome counts once in each of two."""
 
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -284,3 +284,31 @@ def test_a_failing_background_thread_is_seen_in_the_model_and_in_the_metrics(
     catch_up.run_step()
     assert live.describe()["state"] == "serving" and failing() == 0.0
     assert live.state.history["jobs"] == 10
+
+
+class Noting(ActiveModel):
+    """A model that notes what the predictor says that it waits for, at each slice."""
+
+    notes: ClassVar[list[str]] = []
+    state: ClassVar[Any] = None
+
+    def learn(self, ended: pd.DataFrame, rows: int = 200) -> None:
+        Noting.notes.append(Noting.state.waits_for)
+        super().learn(ended, rows)
+
+
+def test_a_predictor_says_what_it_waits_for(
+    start: Start, jobs: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    live = start()
+    live.report(jobs)
+    state = LivePredictor(live.settings, live.metrics).state
+    with pytest.raises(HTTPError, match="is starting: it asks the registry for the champion"):
+        _ = state.active
+    monkeypatch.setattr("services.live.predictor_state.SLICE_ROWS", 150)
+    monkeypatch.setattr(Noting, "notes", [])
+    monkeypatch.setattr(Noting, "state", state)
+    state.rebuild(Noting(Forecaster(None)))
+    assert Noting.notes == [f"it has learned {n} of 400 stored outcomes" for n in (0, 150, 300)]
+    assert state.waits_for == "it predicts for the first time, which compiles"
+    assert state.history["jobs"] == 400

@@ -314,7 +314,10 @@ def test_a_lost_shard_costs_its_own_users_only_until_it_is_back(
         with cluster.served(cluster.shards[1]) as second:
             file.write_text(ring_text([first, second]))
         with cluster.router(str(file)) as router:  # the second has ended
-            assert router.get("/readyz").status_code == 200
+            ready = router.get("/readyz")
+            assert ready.status_code == 200
+            assert ready.text.startswith("shard 2/2 has no ready predictor (http://127.0.0.1:")
+            assert ready.text.endswith(": refused)")
             assert router.post("/predict", json={"jobs": of_first}).status_code == 200
             lost = router.post("/predict", json={"jobs": rows})
             assert lost.status_code == 503
@@ -337,6 +340,14 @@ def test_a_lost_shard_costs_its_own_users_only_until_it_is_back(
                     lambda: router.post("/predict", json={"jobs": rows}).status_code == 200,
                     "the shard to be back",
                 )
+    nowhere = "1/2=http://127.0.0.1:1,2/2=http://127.0.0.1:2"
+    with cluster.router(nowhere) as router:
+        unready = router.get("/readyz")
+        assert unready.status_code == 503
+        assert unready.json()["detail"] == (
+            "not ready yet: shard 1/2 has no ready predictor (http://127.0.0.1:1: refused); "
+            "shard 2/2 has no ready predictor (http://127.0.0.1:2: refused)"
+        )
 
 
 def test_a_predictor_of_another_shard_is_never_believed(

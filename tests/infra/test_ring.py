@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from infra.ring import Ring, read_addresses, read_ring
 from infra.settings import Settings, SettingsError, read_settings
-from services.router.ring import Ring, read_addresses, read_ring
 
 A, B = "http://a:1", "http://b:1"
 
