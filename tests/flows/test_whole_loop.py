@@ -8,7 +8,8 @@ import pytest
 
 from tests.simulation.world import World, universe
 
-SEEDS = 10
+SEEDS = (0, 2, 4, 6, 8, 10, 12, 14, 1, 3)
+"""The odd ones have shards, and take longer."""
 
 
 @pytest.fixture(scope="module")
@@ -19,13 +20,14 @@ def world_of(data_folder: object, metrics: Any) -> Iterator[Callable[[int], Worl
     logging.disable(logging.NOTSET)
 
 
-@pytest.mark.parametrize("seed", range(SEEDS))
+@pytest.mark.parametrize("seed", SEEDS)
 def test_what_was_acknowledged_is_there_once_one_champion_serves_and_nothing_knows_the_future(
     world_of: Callable[[int], World], seed: int
 ) -> None:
     world = world_of(seed)
     assert world.acknowledged
-    assert {*world.steps} & {"report", "ingest"}
+    assert {step.split()[0] for step in world.steps} & {"report", "ingest"}
+    assert (world.shards > 1) == (seed % 2 == 1)
 
 
 def test_a_seed_does_the_same_again(world_of: Callable[[int], World]) -> None:

@@ -5,8 +5,11 @@
 After FoundationDB's simulation: store, registry, engine and live state are real, only the clock is
 simulated, and at every effect (a statement, a commit, a call of the registry, a file read or
 renamed) a seeded die may kill the process or let the effect fail. A killed process does nothing
-more, not even clean up, until it is started again with what the disk holds. After each step the
-invariants are checked; a seed that breaks one is printed, and repeats exactly.
+more, not even clean up, until it is started again with what the disk holds. After each tick of
+the clock the invariants are checked; a seed that breaks one is printed, and repeats exactly.
+
+Worlds of odd seeds have two to four shards on one store and one registry, which exchange what they
+learned, are killed or lost one by one, and change in number.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The world of a seed: a grid of some days, a process that serves it, and its invariants."""
+"""The world of a seed: a grid of some days, the processes that serve it, and its invariants."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import itertools
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from math import inf
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -17,18 +18,27 @@ import pandas as pd
 
 from infra.errors import GridcastError
 from infra.settings import Settings
+from infra.shards import shard_of_slots, slot_of
 from tests.simulation.faults import Dice, KilledError, faults
 
 if TYPE_CHECKING:
     from services.http.metrics import Metrics
+    from services.live.live_predictor import LivePredictor
 
 JOBS, DAYS, TICK = 240, 4.0, pd.Timedelta("16h")
+MOST_SHARDS = 4
 FEW = 20
 """Jobs that decide: the house asks for 200, which would take a world of weeks."""
 
 
 class World:
-    """A grid of some days, one data folder and a process; ``acknowledged`` are accepted jobs."""
+    """A grid of some days, and one predictor or several shards on one store and one registry.
+
+    Attributes:
+        lives: The predictors that run, by the number of their shard.
+        acting: The number of the one that does the current step.
+        acknowledged: The accepted jobs.
+    """
 
     def __init__(self, seed: int, home: Path, metrics: Any) -> None:
         from jobs.workload import generate
@@ -45,35 +55,90 @@ class World:
         self.person_chose: int | None = None
         self.pinned_at: int | None = None
         self.steps: list[str] = []
-        self.start()
+        # Of its own: worlds of one predictor do the same with and without these draws.
+        self.shard_rng = np.random.default_rng([seed, 2])
+        self.shards = 1 if seed % 2 == 0 else int(self.shard_rng.integers(2, MOST_SHARDS + 1))
+        self.resized = 0
+        self.lives: dict[int, LivePredictor] = {}
+        self.start_all()
 
-    # -- the process
+    # -- the processes
 
-    def start(self) -> None:
-        """Start anew with what the disk holds."""
+    @property
+    def live(self) -> LivePredictor:
+        """The predictor that does the current step."""
+        return self.lives[self.acting]
+
+    def start(self, number: int) -> None:
+        """Start a predictor anew with what the disk holds."""
         from services.live.live_predictor import LivePredictor
 
-        self.live = LivePredictor(self.settings, self.metrics)
+        settings = self.settings
+        if self.shards > 1:
+            folder = f"shard-{number}-of-{self.shards}-{self.resized}"
+            settings = Settings(
+                home=self.settings.home / folder,
+                database_url=self.settings.store_url,
+                mlflow_url=self.settings.tracking_url,
+                shard=f"{number}/{self.shards}",
+            )
+        self.lives[number] = LivePredictor(settings, self.metrics)
+
+    def start_all(self) -> None:
+        """Start every predictor that does not run."""
+        for number in range(1, self.shards + 1):
+            if number not in self.lives:
+                self.start(number)
+        self.acting = 1
+
+    def lose(self) -> None:
+        """A shard does not run until the next check; the others go on."""
+        if len(self.lives) > 1:
+            number = int(self.shard_rng.choice([*self.lives]))
+            self.lives.pop(number).engine.dispose()
+
+    def resize(self) -> None:
+        """A shard joins or leaves: other predictors, with new data folders, take over."""
+        if self.shards > 1:
+            self.end()
+            self.resized += 1
+            joins = self.shards == 2 or (
+                self.shards < MOST_SHARDS and self.shard_rng.random() < 0.5
+            )
+            self.shards += 1 if joins else -1
+            self.start_all()
+
+    def exchange(self) -> None:
+        """A shard reads what the others learned, and publishes what it learned itself."""
+        exchange = self.live.state._exchange
+        if exchange is not None:
+            exchange.run()
 
     def step(self, name: str, work: Callable[[], None]) -> None:
-        """One thing that the process does; it may die of it or be told that it failed."""
+        """One thing that a predictor does; it may die of it or be told that it failed."""
         from jobs.store import StoreError
         from services.http.errors import HTTPError
 
-        self.steps.append(name)
+        self.acting = int(self.shard_rng.choice([*self.lives]))
+        self.steps.append(name if self.shards == 1 else f"{name} {self.acting}/{self.shards}")
         try:
             with self.dice.fate():
                 work()
         except KilledError:
             self.steps.append("killed")
-            self._end()
-            self.start()
+            self._end(self.live)
+            self.start(self.acting)
         except (GridcastError, HTTPError, StoreError, OSError) as failed:
             self.steps.append(f"failed: {failed}")
 
-    def _end(self) -> None:
+    def end(self) -> None:
+        """End all predictors."""
+        while self.lives:
+            self._end(self.lives.popitem()[1])
+
+    def _end(self, live: LivePredictor) -> None:
         with suppress(GridcastError):
-            self.live.engine.dispose()
+            live.engine.dispose()
 
     # -- what happens in it
 
@@ -123,21 +188,36 @@ class World:
 
     def ask(self) -> None:
         """A broker asks about the jobs that wait."""
+        waiting = self.waiting()
+        if self.shards > 1:
+            waiting = waiting[self.shard_of(waiting["user"]) == self.acting]
+        if self.live.ready and len(waiting):
+            self.predict(self.live, orjson.dumps({"jobs": waiting.to_dict("records")}))
+
+    def waiting(self) -> pd.DataFrame:
+        """What a broker says of the last 20 jobs that wait."""
+        waiting = self.truth[
+            (self.truth["submitted_at"] <= self.clock) & (self.truth["ended_at"] > self.clock)
+        ]
+        return waiting.tail(20)[["job_id", "source", "user", "program"]]
+
+    def shard_of(self, users: pd.Series) -> Any:
+        """The shard of each user (int64[n])."""
+        return shard_of_slots(self.shards)[[slot_of(user) for user in users]]
+
+    def predict(self, live: LivePredictor, body: bytes) -> bytes:
+        """The answer of a predictor to a body of jobs."""
         from services.http.bodies import read_body
         from services.http.contract import Options
         from services.http.requests import read_jobs_to_predict
+        from services.http.responses import write_answer
 
-        waiting = self.truth[
-            (self.truth["submitted_at"] <= self.clock) & (self.truth["ended_at"] > self.clock)
-        ].tail(20)
-        if self.live.ready and len(waiting):
-            rows = waiting[["job_id", "source", "user", "program"]].to_dict("records")
-            queries = read_jobs_to_predict(
-                read_body("application/json", orjson.dumps({"jobs": rows})),
-                self.clock.to_pydatetime(),
-            )
-            answers, _ = self.live.predict(queries, Options())
-            assert np.isfinite(answers.numbers["walltime_median"]).all()
+        queries = read_jobs_to_predict(
+            read_body("application/json", body), self.clock.to_pydatetime()
+        )
+        answers, about = live.predict(queries, Options())
+        assert np.isfinite(answers.numbers["walltime_median"]).all()
+        return write_answer(answers, queries.jobs["job_id"], about, "rows")[1]
 
     def follow(self) -> None:
         """The predictor looks for a champion, and for what others stored."""
@@ -193,9 +273,14 @@ class World:
 
     def check(self) -> None:
         """Raise AssertionError unless the world is whole."""
+        self.start_all()
         self._check_store()
         self._check_registry()
-        self._check_live()
+        for number in self.lives:
+            self.acting = number
+            self._check_live()
+        if self.shards > 1:
+            self._check_merged()
 
     def _check_store(self) -> None:
         from jobs.store import read_jobs
@@ -244,6 +329,31 @@ class World:
             f"the history has {self.live.state.history['jobs']} of {ended} outcomes"
         )
 
+    def _check_merged(self) -> None:
+        """Users have one shard each, and the router's answer is, job for job, that of the shard."""
+        from services.http.errors import HTTPError
+        from services.router.calls import merge, read_call
+
+        jobs = self.waiting().to_dict("records")
+        if not jobs:
+            return
+        body = orjson.dumps({"jobs": jobs})
+        call = read_call("predict", "application/json", body, {})
+        shards = shard_of_slots(self.shards)[call.slots]
+        parts = [(np.flatnonzero(shards == number), number) for number in np.unique(shards)]
+        answers = [(rows, self.predict(self.lives[n], call.take(rows))) for rows, n in parts]
+        merged = orjson.loads(merge(call, answers))["rows"]
+        assert [row["job_id"] for row in merged] == [job["job_id"] for job in jobs]
+        for row, job, number in zip(merged, jobs, shards, strict=True):
+            alone = orjson.dumps({"jobs": [job]})
+            assert row == orjson.loads(self.predict(self.lives[number], alone))["rows"][0]
+            try:
+                self.predict(self.lives[number % self.shards + 1], alone)
+            except HTTPError as refused:
+                assert refused.status == 421
+            else:
+                raise AssertionError(f"a foreign shard answered for {job['user']}")
+
     def check_time(self) -> None:
         """Raise AssertionError where a prediction changes with outcomes that came after it."""
         from jobs.store import read_jobs
@@ -286,12 +396,16 @@ def live(seed: int, home: Path, metrics: Any) -> World:
         world.person,
     )
     chances = np.array([3, 1, 2, 2, 3, 1, 1])
+    of_shards = (world.exchange, world.lose, world.resize)
     try:
         with faults(world.dice):
             while world.clock < world.truth["submitted_at"].max():
                 world.clock += TICK
                 for action in world.rng.choice(len(actions), size=4, p=chances / chances.sum()):
                     world.step(actions[action].__name__, actions[action])
+                    if world.shards > 1 and world.shard_rng.random() < 0.5:
+                        chosen = world.shard_rng.choice(len(of_shards), p=[0.6, 0.25, 0.15])
+                        world.step(of_shards[chosen].__name__, of_shards[chosen])
                 world.check()
             world.check_time()
     except Exception as broken:
@@ -299,7 +413,7 @@ def live(seed: int, home: Path, metrics: Any) -> World:
             f"seed {seed} breaks at {world.clock}: {broken!r} after {world.steps[-12:]}"
         ) from broken
     finally:
-        world._end()
+        world.end()
     return world
 
 
@@ -329,6 +443,7 @@ def universe(metrics: Metrics | None = None) -> Iterator[Callable[[int], World]]
             *quick,
             patch("time.sleep"),
             patch("services.live.predictor_state.gc"),
+            patch("services.live.shard_exchange.PERIOD", inf),  # an action, not the clock, is due
         ):
             stack.enter_context(item)
         blank = Settings(home=Path(folder) / "blank")
