@@ -270,7 +270,7 @@ def proxy_text(
         )
 
     # A router has repeated a request already where it answers 503.
-    backends = [backend("predictor", predictors, "502" if shards else "502 503")]
+    backends = [backend("predictor", predictors, "502" if "router" in predictors else "502 503")]
     backends += [backend(f"shard-{number}", own) for number, own in enumerate(shards, 1)]
     return Template(text[:begin] + "$backends" + text[end:]).substitute(
         bind=bind,

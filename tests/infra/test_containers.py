@@ -20,6 +20,7 @@ import yaml
 
 from infra.component import component_named
 from infra.components import local_components
+from infra.ring import read_ring
 from infra.settings import Settings
 from infra.site import RULES, proxy_text, scrapes_text
 
@@ -30,6 +31,7 @@ COMPOSE, CHART, IMAGE = (
     INFRA / "image" / "Containerfile",
 )
 PORTS = {"mlflow": 5000, "prefect": 4200, "predictor": 3000, "dashboard": 3100}
+ROUTER_PORT = 3200
 SETTINGS = {f"GRIDCAST_{name.upper()}" for name in Settings.model_fields}
 RELEASE = "ours"
 
@@ -58,22 +60,28 @@ def ours(services: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-@pytest.fixture(scope="module")
-def rendered() -> list[dict[str, Any]]:
-    """The objects that Helm makes of the chart."""
+def render(**values: Any) -> list[dict[str, Any]]:
+    """The objects that Helm makes of the chart with these values."""
     helm = pytest.importorskip(
         "helm_python", reason="helm-python-sdk is not installed: the chart is not rendered"
     )
     helm.disable_logging()
     assert helm.lint(str(CHART), strict=True)["errors"] == []
     with helm.Chart.load(str(CHART)) as chart:
-        values = {
-            "monitoring": {"enabled": True},
-            "allowedHosts": "gridcast.example",
-            "settings": {"GRIDCAST_PROMOTION": "ask"},
-        }
-        files = chart.render(values=values, name=RELEASE)
+        files = chart.render(values={"monitoring": {"enabled": True}, **values}, name=RELEASE)
     return [thing for text in files.values() for thing in yaml.safe_load_all(text) if thing]
+
+
+@pytest.fixture(scope="module")
+def rendered() -> list[dict[str, Any]]:
+    """The objects of the chart."""
+    return render(allowedHosts="gridcast.example", settings={"GRIDCAST_PROMOTION": "ask"})
+
+
+@pytest.fixture(scope="module")
+def sharded() -> list[dict[str, Any]]:
+    """The objects of the chart with three shards."""
+    return render(shards=3)
 
 
 def of_kind(rendered: list[dict[str, Any]], kind: str) -> dict[str, dict[str, Any]]:
@@ -195,8 +203,10 @@ def test_servers_of_compose_have_a_database_each_and_answer_by_their_names(
     }
 
 
-def test_proxy_and_prometheus_of_compose_are_those_of_a_site(tmp_path: Path) -> None:
+@pytest.mark.parametrize("prefix", ["", "shards-"])
+def test_proxy_and_prometheus_of_compose_are_those_of_a_site(prefix: str) -> None:
     doors = {name: f"{name}:3000" for name in ("predictor-1", "predictor-2")}
+    router = f"router:{ROUTER_PORT}" if prefix else ""
     watched = {
         "postgres": ("postgres:5432", ""),
         "mlflow": ("mlflow:5000", "/health"),
@@ -204,18 +214,19 @@ def test_proxy_and_prometheus_of_compose_are_those_of_a_site(tmp_path: Path) -> 
     }
     proxy = proxy_text(
         ":3000",
-        doors,
+        {"router": router} if router else doors,
         watched | {"dashboard": ("dashboard:3100", "/")},
         "${GRIDCAST_TOKEN}",
         "127.0.0.11:53",
     )
-    assert (COMPOSE / "haproxy.cfg").read_text() == proxy
+    assert (COMPOSE / f"{prefix}haproxy.cfg").read_text() == proxy
     where = {
         "predictors": [*doors.values()],
         "proxy": "proxy:3000",
         "dashboard": "dashboard:3100",
         "prefect": "prefect:4200",
         "own": "localhost:9090",
+        "router": router,
     }
     scrapes = scrapes_text(
         **where,
@@ -223,9 +234,9 @@ def test_proxy_and_prometheus_of_compose_are_those_of_a_site(tmp_path: Path) -> 
         token_file="/run/secrets/token",
         login=("gridcast", "/run/secrets/token"),
     )  # type: ignore[arg-type]
-    assert (COMPOSE / "prometheus.yml").read_text() == scrapes
+    assert (COMPOSE / f"{prefix}prometheus.yml").read_text() == scrapes
     if haproxy := shutil.which("haproxy", path=f"{os.environ['PATH']}:/usr/sbin"):
-        command = [haproxy, "-c", "-f", str(COMPOSE / "haproxy.cfg")]
+        command = [haproxy, "-c", "-f", str(COMPOSE / f"{prefix}haproxy.cfg")]
         checked = subprocess.run(
             command,
             env={"GRIDCAST_TOKEN": "0123456789abcdef"},
@@ -236,10 +247,50 @@ def test_proxy_and_prometheus_of_compose_are_those_of_a_site(tmp_path: Path) -> 
         assert (checked.returncode, checked.stderr) == (0, "")
     if promtool := shutil.which("promtool"):
         subprocess.run(
-            [promtool, "check", "config", "--syntax-only", str(COMPOSE / "prometheus.yml")],
+            [
+                promtool,
+                "check",
+                "config",
+                "--syntax-only",
+                str(COMPOSE / f"{prefix}prometheus.yml"),
+            ],
             check=True,
             capture_output=True,
         )
+
+
+def test_compose_with_shards_has_a_router_that_names_them(
+    ours: dict[str, Any], services: dict[str, Any]
+) -> None:
+    override = yaml.safe_load((COMPOSE / "shards.yaml").read_text())
+    changed = override["services"]
+    assert changed.keys() - {"router"} <= services.keys()
+    variables = {
+        name: ours[name if name in ours else "predictor-1"]["environment"]
+        | changed[name]["environment"]
+        for name in ("predictor-1", "predictor-2", "router")
+    }
+    assert changed["router"]["extends"] == {"file": "compose.yaml", "service": "predictor-1"}
+    settings = settings_from(variables["router"])
+    component = component_named(changed["router"]["command"][0], settings)
+    assert component.address == f"http://0.0.0.0:{ROUTER_PORT}"
+    assert changed["router"]["healthcheck"]["test"][-2:] == ["router", "ready"]
+    ring = read_ring(settings)
+    assert ring.addresses == (("http://predictor-1:3000",), ("http://predictor-2:3000",))
+    for number in range(1, ring.count + 1):
+        own = settings_from(variables[f"predictor-{number}"])
+        assert own.shard == ring.name(number)
+        assert f"predictor-{number}" in own.host_names
+    assert "router" in settings.host_names
+    for name, service in changed.items():
+        for volume in service["volumes"]:
+            source, target = volume.split(":")[:2]
+            if source.startswith("."):
+                assert (COMPOSE / source).exists()
+                mounted = [item.split(":")[1] for item in services[name]["volumes"]]
+                assert target in mounted, "it replaces the file without shards"
+            else:  # histories of all users are those of no shard
+                assert source in override["volumes"] and target == "/data"
 
 
 def test_grafana_finds_the_dashboard_and_prometheus(services: dict[str, Any]) -> None:
@@ -291,17 +342,68 @@ def test_the_recipe_of_the_image_copies_all_that_runs_and_gives_up_root() -> Non
         assert (checked.returncode, checked.stdout) == (0, ""), checked.stdout
 
 
-def test_kubernetes_takes_every_object_of_the_chart(rendered: list[dict[str, Any]]) -> None:
+def test_kubernetes_takes_every_object_of_the_chart(
+    rendered: list[dict[str, Any]], sharded: list[dict[str, Any]]
+) -> None:
     validate = pytest.importorskip(
         "kubernetes_validate", reason="kubernetes-validate is not installed"
     ).validate
-    checked = [
-        thing for thing in rendered if not thing["apiVersion"].startswith("monitoring.coreos.com/")
+    for things, least in ((rendered, 17), (sharded, 24)):
+        checked = [
+            thing
+            for thing in things
+            if not thing["apiVersion"].startswith("monitoring.coreos.com/")
+        ]
+        for thing in checked:
+            for version in ("1.27", "1.34"):
+                validate(thing, version, strict=True)
+        assert len(checked) >= least
+
+
+def selects(service: dict[str, Any], deployment: dict[str, Any]) -> bool:
+    """Whether a service sends to the pods of a deployment."""
+    labels = deployment["spec"]["template"]["metadata"]["labels"]
+    return bool(service["spec"]["selector"].items() <= labels.items())
+
+
+def test_a_chart_with_shards_has_a_predictor_for_each_and_a_router_that_names_them(
+    sharded: list[dict[str, Any]],
+) -> None:
+    deployments, services, budgets = (
+        of_kind(sharded, kind) for kind in ("Deployment", "Service", "PodDisruptionBudget")
+    )
+    shards = [f"predictor-{number}" for number in (1, 2, 3)]
+    assert {*shards, "router"} <= deployments.keys() and "predictor" not in deployments
+    assert budgets.keys() == {*shards, "router"}
+    variables = {}
+    for name in (*shards, "router"):
+        (container,) = deployments[name]["spec"]["template"]["spec"]["containers"]
+        variables[name] = {
+            item["name"]: item.get("value", "postgresql://db/x") for item in container["env"]
+        }
+        settings = settings_from(variables[name])
+        component = component_named(container["args"][0], settings)
+        port = int(component.address.rpartition(":")[2])
+        assert container["ports"][0]["containerPort"] == port
+        assert container["readinessProbe"]["exec"]["command"][-2:] == [*container["args"], "ready"]
+        assert f"{RELEASE}-{name}" in settings.host_names
+        receivers = [key for key, item in deployments.items() if selects(services[name], item)]
+        assert receivers == [name]
+        selector = deployments[name]["spec"]["selector"]["matchLabels"]
+        assert budgets[name]["spec"]["selector"]["matchLabels"] == selector
+    assert [variables[name]["GRIDCAST_SHARD"] for name in shards] == ["1/3", "2/3", "3/3"]
+    ring = read_ring(settings_from(variables["router"]))
+    assert ring.addresses == tuple((f"http://{RELEASE}-{name}:3000",) for name in shards)
+    # Callers find the router where a chart without shards has its predictors.
+    assert [key for key, item in deployments.items() if selects(services["predictor"], item)] == [
+        "router"
     ]
-    for thing in checked:
-        for version in ("1.27", "1.34"):
-            validate(thing, version, strict=True)
-    assert len(checked) >= 17
+    assert services["predictor"]["spec"]["ports"][0]["port"] == PORTS["predictor"]
+    policies = of_kind(sharded, "NetworkPolicy")
+    for name, caller in (("predictor", "router"), ("router", "schedules")):
+        (rule,) = policies[name]["spec"]["ingress"]
+        callers = [peer["podSelector"].get("matchLabels", {}) for peer in rule["from"]]
+        assert caller in {labels.get("app.kubernetes.io/component") for labels in callers}
 
 
 def test_every_deployment_is_a_part_with_its_port_probes_and_no_rights(

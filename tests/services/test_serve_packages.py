@@ -26,6 +26,7 @@ sys.meta_path.insert(0, Refusal())
 from pathlib import Path
 from infra.settings import Settings
 import services.predictor
+import services.router_server
 from models.releases import registry
 from models.engine.forecaster import Forecaster
 from models.engine.model_set import ModelSet

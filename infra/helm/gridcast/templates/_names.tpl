@@ -10,8 +10,15 @@ app.kubernetes.io/name: gridcast
 app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end }}
 
+{{- define "gridcast.part" -}}
+app.kubernetes.io/component: {{ .part }}
+{{- with .shard }}
+gridcast/shard: {{ . | quote }}
+{{- end }}
+{{- end }}
+
 {{- define "gridcast.address" -}}
-http://{{ .root.Release.Name }}-{{ .part }}:{{ (index .root.Values.parts .part).port }}
+http://{{ .root.Release.Name }}-{{ .part }}{{ with .shard }}-{{ . }}{{ end }}:{{ (index .root.Values.parts .part).port }}
 {{- end }}
 
 {{- define "gridcast.fromSecret" -}}
@@ -38,7 +45,18 @@ valueFrom: {secretKeyRef: {name: {{ .root.Values.secret }}, key: {{ .key }}}}
 - name: GRIDCAST_PREDICTOR_URL
   value: {{ include "gridcast.address" (dict "root" .root "part" "predictor") }}
 - name: GRIDCAST_ALLOWED_HOSTS
-  value: "{{ range $name := keys .root.Values.parts | sortAlpha }}{{ $.root.Release.Name }}-{{ $name }},{{ end }}localhost{{ with .root.Values.allowedHosts }},{{ . }}{{ end }}"
+  value: "{{ range $name := keys .root.Values.parts | sortAlpha }}{{ $.root.Release.Name }}-{{ $name }},{{ end }}{{ with .shard }}{{ $.root.Release.Name }}-predictor-{{ . }},{{ end }}localhost{{ with .root.Values.allowedHosts }},{{ . }}{{ end }}"
+{{- with .shard }}
+- name: GRIDCAST_SHARD
+  value: {{ printf "%d/%d" (int .) (int $.root.Values.shards) | quote }}
+{{- end }}
+{{- if eq .part "router" }}
+- name: GRIDCAST_SHARD_ADDRESSES
+  value: "{{ range $n := untilStep 1 (int (add1 .root.Values.shards)) 1 }}{{ if gt $n 1 }},{{ end }}{{ $n }}/{{ $.root.Values.shards }}={{ include "gridcast.address" (dict "root" $.root "part" "predictor" "shard" $n) }}{{ end }}"
+# Between router and predictors is the network of the cluster.
+- name: GRIDCAST_TLS_IN_FRONT
+  value: "true"
+{{- end }}
 {{- range $name, $value := .root.Values.settings }}
 - name: {{ $name }}
   value: {{ $value | quote }}
