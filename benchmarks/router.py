@@ -1,6 +1,6 @@
 """What the router costs: processor time of a call through it beside one predictor's.
 
-    uv run python benchmarks/router.py [--shards 4] [--calls 40] [--jobs 20000]
+    uv run python benchmarks/router.py [--shards 4] [--calls 40] [--jobs 20000] [--match]
 
 One predictor, shards and a router run on a store of generated jobs, without a model: histories
 alone answer. Each call is of other waiting jobs; the same calls go to the predictor and through
@@ -43,6 +43,7 @@ def main() -> None:
     parser.add_argument("--shards", type=int, default=4)
     parser.add_argument("--calls", type=int, default=40)
     parser.add_argument("--jobs", type=int, default=20_000, help="in the store")
+    parser.add_argument("--match", action="store_true", help="call /match, not /predict")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="gridcast-router-") as folder, ExitStack() as stack:
         waiting, url = fill(Path(folder), options.jobs)
@@ -60,7 +61,7 @@ def main() -> None:
             f"{n}/{options.shards}={shard.address}" for n, shard in enumerate(shards, 1)
         )
         router = start("router", "route", GRIDCAST_SHARD_ADDRESSES=ring)
-        rows = measure(one, shards, router, waiting, options.calls)
+        rows = measure(one, shards, router, waiting, options)
     show(f"Milliseconds of processor time a call; {os.cpu_count()} cores, {processor()}", rows)
 
 
@@ -84,11 +85,14 @@ def fill(folder: Path, count: int) -> tuple[Any, str]:
 
 
 def measure(
-    one: Server, shards: list[Server], router: Server, waiting: Any, calls: int
+    one: Server, shards: list[Server], router: Server, waiting: Any, options: argparse.Namespace
 ) -> list[dict[str, Any]]:
     """A row for each form and number of jobs."""
     from services.client import Gridcast
 
+    calls, slot = options.calls, (64, 6 * 3600.0) if options.match else ()
+    by_rows: Any = Gridcast.match if options.match else Gridcast.predict
+    by_arrow: Any = Gridcast.match_arrow if options.match else Gridcast.predict_arrow
     rows = []
     with Gridcast(one.address, timeout=60) as alone, Gridcast(router.address, timeout=60) as routed:
         for size in SIZES:
@@ -102,7 +106,7 @@ def measure(
                     for turn, client in enumerate((alone, routed)):
                         before = [seconds([one]), seconds(shards), seconds([router])]
                         began = time.perf_counter()
-                        client.predict(body) if form == "JSON" else client.predict_arrow(body)
+                        (by_rows if form == "JSON" else by_arrow)(client, body, *slot)
                         wall = time.perf_counter() - began
                         after = [seconds([one]), seconds(shards), seconds([router])]
                         if number >= WARM_UP:

@@ -262,9 +262,9 @@ def _begin_site(settings: Settings, move: bool, empty: bool) -> None:
         print_note(f"moved {rows:,} rows into PostgreSQL; the SQLite files stay as they are")
     elif (jobs or versions) and not empty:
         raise InputError(
-            "say how PostgreSQL begins: `gridcast up --site --move` copies into it what SQLite has "
-            f"in this data folder ({jobs:,} jobs, {versions:,} versions of the model), `gridcast "
-            "up --site --empty` begins without that (docs/how-to/postgresql.md)"
+            "say how the new PostgreSQL begins: `gridcast up --site --move` copies into it this "
+            f"data folder's {jobs:,} jobs and {versions:,} versions of the model in SQLite, "
+            "`gridcast up --site --empty` begins without them (docs/how-to/postgresql.md)"
         )
 
 
