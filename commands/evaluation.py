@@ -105,7 +105,7 @@ def evaluate(
     """
     from jobs.partitions import logs_of, sizes_of
     from models.engine.training import find_target
-    from models.evaluation.partitions import EvaluationTask
+    from models.evaluation.partitions import MIN_GROUP_JOBS, EvaluationTask
 
     if target == "wait":
         raise InputError("waits have a command of their own: gridcast evaluate-waits")
@@ -124,8 +124,13 @@ def evaluate(
     sizes = sizes_of(partitions)
     if by:
         by_value = [partition.split(by) for partition in partitions]
-        partitions = [value for values, _ in by_value for value in values]
-        sizes = [count for _, counts in by_value for count in counts]
+        groups = [group for value in by_value for group in zip(*value, strict=True)]
+        large = [group for group in groups if group[1] >= MIN_GROUP_JOBS]
+        summary = meanings.of_groups(by, [count for _, count in groups], MIN_GROUP_JOBS)
+        if not large:
+            raise InputError(summary)
+        print_note(summary)
+        partitions, sizes = [group[0] for group in large], [group[1] for group in large]
     find_target(target)
     _backtest_each(
         [

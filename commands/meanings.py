@@ -70,6 +70,25 @@ def of_evaluation(rows: Rows, ideal: str = "") -> str:
     return capitalised("; ".join(sentences))
 
 
+def of_groups(field: str, counts: Sequence[float], least: int) -> str:
+    """How many groups of jobs are evaluated, and how many are too small.
+
+    Args:
+        field: The field whose values tell the groups apart.
+        counts: The jobs of each group.
+        least: The fewest jobs of a group that is evaluated.
+
+    >>> of_groups("site", [900, 60, 3, 1], 50)
+    'By site: 2 groups of 960 jobs are evaluated; 2 of fewer than 50 jobs (4 in all) are not.'
+    """
+    large = [count for count in counts if count >= least]
+    small = [count for count in counts if count < least]
+    text = f"By {field}: {len(large):,} groups of {sum(large):,.0f} jobs are evaluated"
+    if small:
+        text += f"; {len(small):,} of fewer than {least} jobs ({sum(small):,.0f} in all) are not"
+    return f"{text}."
+
+
 def of_unseen(rows: Rows) -> str:
     """How often the ranges hold for users and programs that were never seen."""
     parts = [
@@ -192,6 +211,13 @@ def of_brokers(rows: Rows) -> str:
     )
 
 
+PILOT_LEGEND = (
+    "core hours: of jobs that ended within their slot; killed share: of starts, those that the "
+    "slot's end stopped; lost share: of the pilots' core hours, those of killed starts; idle "
+    "share: those without a job; mean wait: from submission to the first start."
+)
+
+
 def of_pilots(rows: Rows) -> str:
     """How many core hours a rule delivers beside the first, and at which share of kills."""
     sentences = []
@@ -206,7 +232,7 @@ def of_pilots(rows: Rows) -> str:
                 f"In slots of {hours:g} h {row['rule']} delivers {delivered}; "
                 f"{row['killed_share']:.1%} of its starts are killed."
             )
-    return " ".join(sentences)
+    return f"{' '.join(sentences)}\n{PILOT_LEGEND}"
 
 
 def of_what_if(rows: Rows) -> str:

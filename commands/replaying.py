@@ -25,7 +25,7 @@ BROKER_COLUMNS = (
 )  # fmt: skip
 
 PILOT_COLUMNS = (
-    "slot_hours", "rule", "core_hours", "killed_share", "lost_share", "idle_share", "mean_wait_s",
+    "slot_hours", "rule", "core_hours", "killed_share", "lost_share", "idle_share", "mean_wait",
     "jobs_completed",
 )  # fmt: skip
 
@@ -216,4 +216,7 @@ def replay_pilots(
         f"{Path(log).name}, {len(trace):,} jobs on {rows[0]['pilots']:,} pilots of "
         f"{cores} cores, {supply:.0%} of the demand"
     )
-    show_rows(rows, as_json, title, PILOT_COLUMNS, meanings.of_pilots(rows))
+    meaning = meanings.of_pilots(rows)
+    if not as_json:
+        rows = [{**row, "mean_wait": meanings.duration(row["mean_wait_s"])} for row in rows]
+    show_rows(rows, as_json, title, PILOT_COLUMNS, meaning)

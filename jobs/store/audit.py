@@ -82,6 +82,7 @@ def count(
     calls: int = 1,
     why: str = "",
     result: str = DONE,
+    by: str = "",
 ) -> None:
     """Count a change that is repeated, in this hour's row of its actor, action and object.
 
@@ -93,8 +94,9 @@ def count(
         calls: How often it was done.
         why: The reason of the first.
         result: ``done`` or ``refused``.
+        by: Who does it, where no actor is set.
     """
-    values = _values(action, name, None, None, why, "") | {"result": result}
+    values = _values(action, name, None, None, why, by) | {"result": result}
     now = values["changed_at"]
     hour = now - now % 3_600_000_000
     identity = [hour, *(values[key] for key in ("who", "origin", "address", "action", "object"))]

@@ -13,6 +13,9 @@ from models.engine.training import find_target
 from models.evaluation.backtest import Evaluation, evaluate
 from models.evaluation.query_time import at_query_time
 
+MIN_GROUP_JOBS = 50
+"""Of fewer jobs neither an interval nor the coverage of 90 % ranges says anything."""
+
 
 @dataclass(frozen=True)
 class EvaluationTask:

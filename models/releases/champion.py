@@ -14,6 +14,7 @@ from models.engine.backtest import fields_of_replay, predict_in_time
 from models.engine.forecaster import Forecaster
 from models.engine.predictions import DECIMALS
 from models.releases import registry
+from models.releases.audited_changes import recording_refusal
 from models.releases.noted_champion import find_champion
 from models.releases.verification import load_model_set, verify
 from models.releases.versions import Version
@@ -36,13 +37,16 @@ def promote(version: int | None, settings: Settings, *, by: str, why: str) -> Ve
         ModelError: The version does not load or answer; the champion stays.
         RegistryError: MLflow cannot be reached.
     """
-    if version is None:
-        chosen = registry.challenger(settings)
-        if chosen is None:
-            raise InputError("no challenger waits: name a version (gridcast history shows them)")
-    else:
-        chosen = _find(version, settings)
-    verify(chosen, settings)
+    with recording_refusal(settings, "promote", by):
+        if version is None:
+            chosen = registry.challenger(settings)
+            if chosen is None:
+                raise InputError(
+                    "no challenger waits: name a version (gridcast history shows them)"
+                )
+        else:
+            chosen = _find(version, settings)
+        verify(chosen, settings)
     return registry.promote(chosen.version, by=by, why=why, settings=settings)
 
 
@@ -60,11 +64,12 @@ def challenge(version: int, settings: Settings, *, by: str, why: str) -> Version
         ModelError: The version does not load or answer.
         RegistryError: MLflow cannot be reached.
     """
-    chosen, champion = _find(version, settings), registry.champion(settings)
-    if champion is None or champion.version == chosen.version:
-        reason = "there is no champion" if champion is None else f"{chosen.label} is champion"
-        raise InputError(f"{reason}: a challenger needs another version as champion")
-    verify(chosen, settings)
+    with recording_refusal(settings, registry.CHALLENGER, by):
+        chosen, champion = _find(version, settings), registry.champion(settings)
+        if champion is None or champion.version == chosen.version:
+            reason = "there is no champion" if champion is None else f"{chosen.label} is champion"
+            raise InputError(f"{reason}: a challenger needs another version as champion")
+        verify(chosen, settings)
     registry.set_challenger(chosen, settings, by=by, why=why)
     return _find(version, settings)
 
