@@ -65,13 +65,16 @@ class Router:
 
     Args:
         settings: Say where the shards are.
+        transport: Carries the requests to them; connections of the network unless given.
 
     Raises:
         SettingsError: They do not.
     """
 
-    def __init__(self, settings: Settings) -> None:
-        self.settings = settings
+    def __init__(
+        self, settings: Settings, transport: httpx.AsyncBaseTransport | None = None
+    ) -> None:
+        self.settings, self._transport = settings, transport
         self.metrics = RouterMetrics()
         self.traces = Traces(settings.otel_endpoint)
         self.admission = Admission(MAX_REQUESTS, MAX_BODY_BYTES)
@@ -108,7 +111,7 @@ class Router:
 
     @asynccontextmanager
     async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:
-        self.shards = Shards(self.metrics)
+        self.shards = Shards(self.metrics, self._transport)
         self._threads = ThreadPoolExecutor(THREADS, "route")
         following = asyncio.create_task(self._follow())
         try:

@@ -39,9 +39,16 @@ class Forwarded:
 
 
 class Shards:
-    """Sends requests to predictors: to the next one where one does not answer."""
+    """Sends requests to predictors: to the next one where one does not answer.
 
-    def __init__(self, metrics: RouterMetrics) -> None:
+    Args:
+        metrics: Count predictors that did not answer.
+        transport: Carries the requests; connections of the network unless given.
+    """
+
+    def __init__(
+        self, metrics: RouterMetrics, transport: httpx.AsyncBaseTransport | None = None
+    ) -> None:
         self.metrics = metrics
         self._turn = itertools.count()
         self._failed_at: dict[str, float] = {}
@@ -52,6 +59,7 @@ class Shards:
             limits=httpx.Limits(max_connections=None, keepalive_expiry=IDLE_SECONDS),
             trust_env=False,
             verify=ssl.create_default_context(),
+            transport=transport,
         )
 
     async def close(self) -> None:

@@ -8,8 +8,7 @@ import pytest
 
 from tests.simulation.world import World, universe
 
-SEEDS = (0, 2, 4, 6, 8, 10, 12, 14, 1, 3)
-"""The odd ones have shards, and take longer."""
+SEEDS = 7
 
 
 @pytest.fixture(scope="module")
@@ -20,18 +19,18 @@ def world_of(data_folder: object, metrics: Any) -> Iterator[Callable[[int], Worl
     logging.disable(logging.NOTSET)
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("seed", range(SEEDS))
 def test_what_was_acknowledged_is_there_once_one_champion_serves_and_nothing_knows_the_future(
     world_of: Callable[[int], World], seed: int
 ) -> None:
     world = world_of(seed)
     assert world.acknowledged
-    assert {step.split()[0] for step in world.steps} & {"report", "ingest"}
-    assert (world.shards > 1) == (seed % 2 == 1)
+    assert {*world.steps} & {"report", "ingest"}
 
 
 def test_a_seed_does_the_same_again(world_of: Callable[[int], World]) -> None:
-    world, again = world_of(1000), world_of(1000)
+    world, again = world_of(7), world_of(7)
+    assert {"exchange", "save", "lose", "resize", "route"} <= {*world.steps}
     assert world.dice.thrown == again.dice.thrown
     assert [step for step in world.steps if not step.startswith("failed")] == [
         step for step in again.steps if not step.startswith("failed")

@@ -75,8 +75,8 @@ class Dice:
 
 
 @contextmanager
-def faults(dice: Dice) -> Iterator[None]:
-    """Every effect of the process in the hands of ``dice``."""
+def faults(dice: Dice, home: Path) -> Iterator[None]:
+    """Every effect of the world whose files are in ``home`` in the hands of ``dice``."""
     import mlflow
     from mlflow.exceptions import MlflowException
     from sqlalchemy import Engine, event
@@ -106,13 +106,16 @@ def faults(dice: Dice) -> Iterator[None]:
             )
             stack.enter_context(patch.object(mlflow.MlflowClient, name, effect))
         for name in ("replace", "read_bytes"):
-            stack.enter_context(
-                patch.object(
-                    Path,
-                    name,
-                    dice.around(
-                        name, getattr(Path, name), lambda: OSError(5, "Input/output error")
-                    ),
-                )
-            )
+            stack.enter_context(patch.object(Path, name, _of_files(dice, name, home)))
         yield
+
+
+def _of_files(dice: Dice, name: str, home: Path) -> Callable[..., Any]:
+    """A method of paths, with the die thrown for the world's files; libraries read others, once."""
+    plain = getattr(Path, name)
+    thrown = dice.around(name, plain, lambda: OSError(5, "Input/output error"))
+
+    def of_files(path: Path, *args: Any) -> Any:
+        return (thrown if path.is_relative_to(home) else plain)(path, *args)
+
+    return of_files
