@@ -15,7 +15,7 @@ import pandas as pd
 from infra.aliases import Array, Integers
 from infra.settings import THREADS
 from models.refiner.training_rows import TrainingRows
-from models.refiner.trees import Trees, ratios, read_trees
+from models.refiner.trees import Trees, first_trees, ratios, read_trees
 
 MIN_ROWS = 500
 SIZE_WEIGHT, MAX_SIZE = 0.25, 10.0
@@ -111,15 +111,25 @@ class CatBoostRefiner:
         values = self.model.get_feature_importance(pool, type="ShapValues", thread_count=1)
         return np.asarray(values)[:, :, :-1]
 
-    def first(self, trees: int) -> CatBoostRefiner:
-        """Return the same with its first ``trees`` only, as a shorter training would give."""
+    def first(self, count: int) -> CatBoostRefiner:
+        """Return the same with its first ``count`` trees, as a shorter training would give."""
         splits = np.log2(self.model.get_tree_leaf_counts()).sum()
         # CatBoost 1.2 refuses to shrink to more trees than there are splits.
-        if trees >= min(self.model.tree_count_, splits):
+        if count >= min(self.model.tree_count_, splits):
             return self
         model = self.model.copy()
-        model.shrink(trees)
-        return replace(self, model=model)
+        model.shrink(count)
+        return self._with(self.trees and first_trees(self.trees, count), model=model)
+
+    def to_share(self, share: float) -> CatBoostRefiner:
+        """Return the same that goes so far from the mixture's masses to its own."""
+        return self._with(self.trees, share=share)
+
+    def _with(self, trees: Trees | None, **changes: Any) -> CatBoostRefiner:
+        """Return the same with other fields, whose trees need not be read from CatBoost again."""
+        refiner = replace(self, **changes)
+        refiner.__dict__["trees"] = trees
+        return refiner
 
     def save(self, path: Path) -> None:
         """Write the model as a .cbm file."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -81,7 +81,7 @@ class WindowScores:
 
     def cut(self, refiner: CatBoostRefiner) -> CatBoostRefiner:
         """Return a refiner with the best number of trees and share."""
-        return replace(refiner.first(self.trees), share=self.share)
+        return refiner.first(self.trees).to_share(self.share)
 
 
 @dataclass(frozen=True)
@@ -302,16 +302,14 @@ def _compare(name: str, jobs: int, comparisons: list[tuple[int, float, float]]) 
 
 def _cut(scores: WindowScores, refiner: CatBoostRefiner) -> CatBoostRefiner:
     """Cut a refiner as the scores say, or let it go half of the way where they prefer none."""
-    return scores.cut(refiner) if scores.share else replace(refiner, share=SHARES[1])
+    return scores.cut(refiner) if scores.share else refiner.to_share(SHARES[1])
 
 
 def _add_window(
     scores: WindowScores, refiner: CatBoostRefiner, later: TrainingRows, grid: Grid
 ) -> WindowScores:
     by_trees = {trees: refiner.first(trees) for trees in TREES}
-    candidates = (
-        replace(by_trees[trees], share=share) if share else None for share, trees in REACHES
-    )
+    candidates = (by_trees[trees].to_share(share) if share else None for share, trees in REACHES)
     errors = tuple(score(later, candidate, grid) for candidate in candidates)
     return scores.add(errors, len(later.truth))
 

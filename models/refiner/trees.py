@@ -77,6 +77,21 @@ def read_trees(model: Any, classes: int) -> Trees | None:
     )
 
 
+def first_trees(trees: Trees, count: int) -> Trees:
+    """Return the first ``count`` trees, as of a model that was shrunk to them."""
+    splits, end = trees.first_split[count], len(trees.leaves)
+    if count < len(trees.first_leaf):
+        end = int(trees.first_leaf[count]) // len(trees.bias)
+    return trees._replace(
+        column=trees.column[:splits],
+        border=trees.border[:splits],
+        step=trees.step[:splits],
+        first_split=trees.first_split[: count + 1],
+        first_leaf=trees.first_leaf[:count],
+        leaves=trees.leaves[:end],
+    )
+
+
 @compiled
 def ratios(
     trees: Trees, inputs: Array, coarse: Array, classes: Array, share: float, out: Array

@@ -5,6 +5,7 @@ import pytest
 from catboost import CatBoostClassifier
 
 from models.refiner.boosting import CATEGORICAL, CatBoostRefiner
+from models.refiner.trees import read_trees
 
 ROWS, INPUTS, COARSE = 400, 6, 12
 CLASSES = np.array([1, 2, 4, 5, 8, 9, 10, 11, 3])
@@ -50,6 +51,22 @@ def test_trees_give_what_catboost_gives(nan_mode: str, depth: int, classes: int)
     np.testing.assert_allclose((ratio * coarse).sum(axis=1), 1.0, rtol=1e-6)
     for rows in (slice(0, 1), slice(7, 40)):
         np.testing.assert_array_equal(refiner.ratio(later[rows], coarse[rows]), ratio[rows])
+
+
+@pytest.mark.parametrize("depth", [1, 4])
+@pytest.mark.parametrize("count", [1, 5, 11])
+def test_first_trees_are_those_of_a_model_that_is_shrunk(depth: int, count: int) -> None:
+    generator = np.random.default_rng(7)
+    inputs = draw_inputs(generator, missing=(0,))
+    labels = np.searchsorted([0.5, 1.0, 3.0], inputs[:, 1])
+    refiner = fit(inputs, labels, depth=depth)
+    shrunk = refiner.first(count)
+    assert shrunk.model.tree_count_ == count
+    expected = read_trees(shrunk.model, len(shrunk.classes))
+    assert shrunk.trees is not None and expected is not None
+    for trees, of_catboost in zip(shrunk.trees, expected, strict=True):
+        np.testing.assert_array_equal(trees, of_catboost)
+    assert refiner.to_share(0.5).trees is refiner.trees
 
 
 def test_very_unlikely_classes_are_no_less_exact() -> None:
