@@ -351,9 +351,15 @@ def _backtest(
     html: Path | None,
 ) -> None:
     """Backtest all predictors of a target, show the rows and log them to MLflow."""
+    from models.baselines.regressions import import_fitting
     from models.evaluation.backtest import evaluate as backtest
+    from models.releases.mlflow_client import opening_mlflow
 
-    with progress_bar("backtesting the log", usual_seconds("evaluate", len(jobs))) as report:
+    import_fitting()
+    with (
+        opening_mlflow(prepare_environment()),
+        progress_bar("backtesting the log", usual_seconds("evaluate", len(jobs))) as report,
+    ):
         evaluation = backtest(jobs, target, warm_up, predictors, report)
     name = _name(log)
     if as_json:

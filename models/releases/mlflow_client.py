@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,23 @@ def mlflow_client(settings: Settings | None) -> Iterator[tuple[Any, Settings]]:
         raise RegistryError(
             f"MLflow at {settings.displayed_tracking_url} did not do it: {_sentence(error)}"
         ) from error
+
+
+@contextmanager
+def opening_mlflow(settings: Settings) -> Iterator[None]:
+    """Import MLflow and open its store in a thread beside other work: a new store takes seconds.
+
+    What is wrong with it is said by the first call that needs it. Libraries that the other work
+    imports must have been imported before, since MLflow imports some of them too.
+    """
+
+    def open_store() -> None:
+        with mlflow_client(settings):
+            pass
+
+    with ThreadPoolExecutor(1, "open MLflow") as pool:
+        pool.submit(open_store)
+        yield
 
 
 def _make_client(url: str) -> Any:
