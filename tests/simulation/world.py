@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gc
 import itertools
+import logging
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
@@ -21,7 +23,7 @@ from starlette.testclient import TestClient
 
 from infra.aliases import Flags
 from infra.errors import GridcastError
-from infra.settings import Settings
+from infra.settings import Settings, prepare_environment
 from infra.shards import Shard
 from tests.simulation.faults import Dice, KilledError, faults
 from tests.simulation.processes import TOKEN, Network, Predictor
@@ -223,6 +225,10 @@ class World:
         for number, jobs in asked.items():
             for row in predictors[number].ask(_body(jobs, self.clock)).json()["rows"]:
                 assert row == answers[row["job_id"]], f"{row} and not {answers[row['job_id']]}"
+            other = predictors[1 + number % len(predictors)]
+            if other.shard != predictors[number].shard and other.running and other.live.ready:
+                refused = other.ask(_body(jobs, self.clock)).status_code
+                assert refused == 421, f"shard {other.shard} answers {refused} for users of others"
 
     def _waiting(self) -> pd.DataFrame:
         truth = self.truth
@@ -391,6 +397,7 @@ class World:
         """Raise AssertionError unless the shards together have learned what one predictor has."""
         from jobs.store import read_jobs
         from models.engine.forecaster import Forecaster
+        from models.engine.sharding import user_levels
         from models.histories.features import NOT_AVAILABLE, encode
         from models.releases import registry
         from models.releases.verification import load_model_set
@@ -417,6 +424,8 @@ class World:
             for shard in shards:
                 counts, is_own = shard.mixtures[name].ended_counts(contexts), shard.owns(stored)
                 np.testing.assert_array_equal(counts[is_own], expected[is_own])
+                # Of others' users only the first outcome is there.
+                assert counts[~is_own][:, user_levels(whole.levels)].max(initial=0) <= 1
         for name in whole.names:
             own = [shard.sums[name].own for shard in shards]
             for shard in shards:
@@ -553,3 +562,16 @@ def universe(metrics: Metrics | None = None) -> Iterator[Callable[[int], World]]
             return live(seed, home, metrics)
 
         yield world_of
+
+
+def run_worlds(first: int, end: int) -> tuple[Counter[str], Counter[str]]:
+    """Run worlds; returns the faults that were thrown and the steps that were taken."""
+    prepare_environment()
+    logging.disable(logging.CRITICAL)  # each fault is logged, with its traceback
+    thrown, steps = Counter[str](), Counter[str]()
+    with universe() as world_of:
+        for seed in range(first, end):
+            world = world_of(seed)
+            thrown += world.dice.thrown
+            steps.update(step for step in world.steps if not step.startswith("failed"))
+    return thrown, steps
