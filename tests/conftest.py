@@ -198,22 +198,42 @@ def data_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     from infra.settings import prepare_environment
 
     prepare_environment()
+    OF_SESSION.update(_variables())
     yield home
+
+
+OF_SESSION: dict[str, str] = {}
+"""The variables that the session began with."""
+
+
+@pytest.fixture(autouse=True, scope="module")
+def session_environment(request: pytest.FixtureRequest, data_folder: Path) -> Iterator[None]:
+    """The tests of flows keep variables for the session: they are not those of other tests."""
+    if request.path.is_relative_to(Path(__file__).parent / "flows"):
+        yield
+        return
+    before = _variables()
+    _set_variables(OF_SESSION)
+    yield
+    _set_variables(before)
 
 
 @pytest.fixture(autouse=True)
 def same_environment() -> Iterator[None]:
     """What a test changes in the variables of Gridcast and its packages ends with the test."""
-    from infra.settings import prepare_environment
-
     before = _variables()
     yield
-    after = _variables()
-    if after != before:
-        for name in after.keys() - before.keys():
-            del os.environ[name]
-        os.environ.update(before)
-        prepare_environment.cache_clear()
+    _set_variables(before)
+
+
+def _set_variables(wanted: dict[str, str]) -> None:
+    """Set these variables and no others; the settings are read anew, whatever was set meanwhile."""
+    from infra.settings import prepare_environment
+
+    for name in _variables().keys() - wanted.keys():
+        del os.environ[name]
+    os.environ.update(wanted)
+    prepare_environment.cache_clear()
 
 
 def _variables() -> dict[str, str]:
