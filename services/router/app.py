@@ -40,7 +40,7 @@ from services.http.routes import DOCUMENT_PATHS, DOCUMENTED, answers_owners
 from services.http.tracing import Traces
 from services.router.calls import Call, check_call, merge, read_call
 from services.router.metrics import RouterMetrics
-from services.router.shards import Forwarded, Shards
+from services.router.shards import Forwarded, Shards, problem_of
 
 log = logging.getLogger("gridcast.router")
 
@@ -317,9 +317,8 @@ def _returned(response: httpx.Response) -> Response:
 
 def _refusal(jobs: Integers, response: httpx.Response) -> tuple[int, Response]:
     """A shard's refusal by the position that the job has in the whole call, and that position."""
-    try:
-        message = str(response.json()["detail"])
-    except (ValueError, KeyError, TypeError):
+    message = problem_of(response)
+    if not message:
         return int(jobs[0]), _returned(response)
     named = _JOB.match(message)
     position = int(jobs[int(named[1])] if named else jobs[0])

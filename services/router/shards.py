@@ -150,18 +150,18 @@ class Shards:
         if any(response is not None and response.status_code == 200 for response, _ in answers):
             return ""
         reasons = [
-            f"{address}: {failure or _sentence(response)}"
+            f"{address}: {failure or problem_of(response) or _detail(response)}"
             for address, (response, failure) in zip(addresses, answers, strict=True)
         ]
         return f"shard {ring.name(shard)} has no ready predictor ({'; '.join(reasons)})"
 
 
-def _sentence(response: httpx.Response | None) -> str:
-    """The reason of a predictor that is not ready."""
+def problem_of(response: httpx.Response | None) -> str:
+    """The sentence of a predictor's refusal; "" where there is none."""
     try:
-        return str(response.json()["detail"]) if response is not None else ""
+        return "" if response is None else str(response.json()["detail"])
     except (ValueError, KeyError, TypeError):
-        return _detail(response)
+        return ""
 
 
 def _detail(response: httpx.Response | None) -> str:

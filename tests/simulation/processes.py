@@ -9,10 +9,6 @@ from contextlib import suppress
 from typing import Any
 
 import httpx
-from starlette.applications import Starlette
-from starlette.requests import Request
-from starlette.responses import PlainTextResponse
-from starlette.routing import Mount, Route
 from starlette.testclient import TestClient
 
 from infra.errors import GridcastError
@@ -40,32 +36,19 @@ class Predictor:
 
     def start(self) -> None:
         """Start anew with what the disk holds."""
-        from services.http.authentication import Guard
-        from services.http.callers import settings_tokens
-        from services.http.endpoints import Endpoints
-        from services.http.routes import SCOPE_OF_PATH, answers_owners
-        from services.http.tracing import Traces
         from services.live.live_predictor import LivePredictor
+        from tests.predictor_app import guarded_app
 
-        async def readyz(_: Request) -> PlainTextResponse:
-            return PlainTextResponse("", 200 if self.live.ready else 503)
-
-        self.live, self.endpoints = LivePredictor(self.settings, self.metrics), Endpoints()
-        self.endpoints.attach(self.live, Traces(""))
-        self.app = Guard(
-            Starlette(routes=[Route("/readyz", readyz), Mount("/", self.endpoints.app())]),
-            tokens=settings_tokens(self.settings),
-            hosts=frozenset(self.settings.host_names),
-            scope_of_path=SCOPE_OF_PATH,
-            owner_paths=answers_owners,
-        )
+        self.live = LivePredictor(self.settings, self.metrics)
+        self.app, self.endpoints = guarded_app(self.live, self.settings)
         self.running = True
 
     def end(self) -> None:
         """End at once: what is not on disk is gone."""
+        from tests.predictor_app import end_threads
+
         self.running = False
-        self.endpoints.predicting.shutdown()
-        self.endpoints.reporting.shutdown()
+        end_threads(self.endpoints)
         with suppress(GridcastError):
             self.live.engine.dispose()
         gc.collect()  # with the process its transactions end

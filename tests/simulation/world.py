@@ -21,7 +21,6 @@ import orjson
 import pandas as pd
 from starlette.testclient import TestClient
 
-from infra.aliases import Flags
 from infra.errors import GridcastError
 from infra.settings import Settings, prepare_environment
 from infra.shards import Shard
@@ -210,11 +209,14 @@ class World:
 
     def ask(self) -> None:
         """A broker asks about the jobs that wait."""
+        from models.engine.sharding import job_slots
+
         rows = self._waiting()
         if not len(rows):
             return
         response = self._post("/predict", _body(rows, self.clock))
-        asked = {int(n): rows[self._of_shard(rows, n)] for n in self._numbers(rows)}
+        shard_of_job = self.router.ring.of_slots(job_slots(rows))
+        asked = {int(n): rows[shard_of_job == n] for n in np.unique(shard_of_job)}
         predictors = {item.shard.number: item for item in self.predictors}
         if not all(predictors[n].running and predictors[n].live.ready for n in asked):
             assert response.status_code == 503, response.text
@@ -234,17 +236,6 @@ class World:
         truth = self.truth
         is_waiting = (truth["submitted_at"] <= self.clock) & (truth["ended_at"] > self.clock)
         return truth[is_waiting].tail(20)
-
-    def _numbers(self, rows: pd.DataFrame) -> Sequence[int]:
-        """The shards, by which the router divides users now, that have the users of jobs."""
-        from models.engine.sharding import job_slots
-
-        return np.unique(self.router.ring.of_slots(job_slots(rows))).tolist()
-
-    def _of_shard(self, rows: pd.DataFrame, number: int) -> Flags:
-        from models.engine.sharding import job_slots
-
-        return np.asarray(self.router.ring.of_slots(job_slots(rows)) == number)
 
     def follow(self) -> None:
         """A predictor looks for a champion, and for what others stored."""

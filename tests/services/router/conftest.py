@@ -9,25 +9,17 @@ from typing import Any
 import httpx
 import pandas as pd
 import pytest
-from starlette.applications import Starlette
-from starlette.requests import Request
-from starlette.responses import PlainTextResponse
-from starlette.routing import Mount, Route
 
 from infra.settings import Settings
 from infra.shards import Shard
 from models.engine.forecaster import Forecaster
 from models.engine.model_set import ModelSet
-from services.http.authentication import Guard
-from services.http.callers import settings_tokens
-from services.http.endpoints import Endpoints
 from services.http.metrics import Metrics
-from services.http.routes import SCOPE_OF_PATH, answers_owners
-from services.http.tracing import Traces
 from services.live.active_model import ActiveModel
 from services.live.live_predictor import LivePredictor
 from services.router.app import Router
 from tests.ports import served_in_thread
+from tests.predictor_app import end_threads, guarded_app
 from tests.services.conftest import new_home
 
 COUNT = 2
@@ -51,25 +43,12 @@ class Shards:
     def served(self, live: LivePredictor) -> Iterator[str]:
         """Serve a predictor as its BentoML service does; yields its address."""
 
-        async def ready(_: Request) -> PlainTextResponse:
-            return PlainTextResponse("")
-
-        endpoints = Endpoints()
-        endpoints.attach(live, Traces(""))
-        guarded = Guard(
-            Starlette(routes=[Route("/readyz", ready), Mount("/", endpoints.app())]),
-            tokens=settings_tokens(self.settings),
-            hosts=frozenset(self.settings.host_names),
-            scope_of_path=SCOPE_OF_PATH,
-            owner_paths=answers_owners,
-            when_refused=endpoints.note_refused,
-        )
+        guarded, endpoints = guarded_app(live, self.settings)
         try:
             with served_in_thread(guarded) as address:
                 yield address
         finally:
-            endpoints.predicting.shutdown()
-            endpoints.reporting.shutdown()
+            end_threads(endpoints)
 
     @contextmanager
     def router(self, addresses: str, **changes: Any) -> Iterator[httpx.Client]:
