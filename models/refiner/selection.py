@@ -29,6 +29,8 @@ WINDOWS = (0.4, 0.6, 0.8)
 before a window is scored on it."""
 MIN_GAIN, MIN_COMPARISONS = 0.002, 2
 """A cluster's refiner must be better than the global one by this share, in so many windows."""
+LOST = "worse than the global one in the last of these windows"
+"""Why a cluster does not answer that was not fitted for the windows after."""
 SHARES = (0.0, 0.5, 0.75)
 """How far a refiner may go from the mixture's masses to its own."""
 TREES = tuple(int(BOOSTING["iterations"] * share) for share in (0.25, 0.5, 0.75, 1.0))
@@ -139,10 +141,11 @@ def select_refiners(
     trials = _trials(rows, clusters, large, windows)
     compared = windows if scores is None or (trials and scores.share) else []
     batch = [rows, *(rows.take(before) for _, before, _ in compared)]
-    batch += [trial.before for trial in trials]
+    first_trials = trials[0] if trials else []
+    batch += [trial.before for trial in first_trials]
     # All at once, for threads or workers side by side.
-    final, *trial_fits = fits(batch) if scores or windows else [None]
-    by_window, own = trial_fits[: len(compared)], trial_fits[len(compared) :]
+    final, *window_fits = fits(batch) if scores or windows else [None]
+    by_window, own = window_fits[: len(compared)], window_fits[len(compared) :]
     if scores is None:
         scores, fitted, window = _first_windows(rows, grid, by_window)
     if fitted is None:
@@ -155,7 +158,12 @@ def select_refiners(
     verdict |= {"share": scores.share, "trees": scores.trees, "windows": scores.windows}
     validation_refiners = {GLOBAL: trial} if scores.share else {}
     rivals = by_window if by_window and scores.share else [None] * len(windows)
-    winners, report = _select_clusters(large, trials, own, rivals, scores, grid)
+    comparison = _ClusterComparison(large, rivals, scores, grid)
+    comparison.add(first_trials, own)
+    for window_trials in trials[1:]:
+        left = [trial for trial in window_trials if comparison.can_win(trial.cluster)]
+        comparison.add(left, fits([trial.before for trial in left]))
+    winners, report = comparison.winners()
     own_final = fits([rows.take(np.flatnonzero(clusters == name)) for name in winners])
     refiners = {GLOBAL: scores.cut(final or trial)} if validation_refiners else {}
     refiners |= {
@@ -219,6 +227,14 @@ def _first_windows(
     return scores, last, bounds
 
 
+class _Errors(NamedTuple):
+    """Scores of a cluster's own refiner and its rival in a window of so many jobs."""
+
+    jobs: int
+    own: float
+    rival: float
+
+
 class _Trial(NamedTuple):
     """A cluster's rows before a window, by its number, and in it."""
 
@@ -242,62 +258,74 @@ def _large_clusters(clusters: Array) -> dict[str, int]:
 
 def _trials(
     rows: TrainingRows, clusters: Array, large: Iterable[str], windows: Sequence[_Window]
-) -> list[_Trial]:
-    """Return the large clusters' trials, of each in all windows with enough of it to score."""
-    return [
-        _Trial(
-            number, name, rows.take(before[clusters[before] == name]), rows.take(later_of_cluster)
-        )
+) -> list[list[_Trial]]:
+    """Return, by window, the trials of large clusters with enough jobs in the window to score."""
+    by_window = [
+        [
+            _Trial(number, name, rows.take(before[clusters[before] == name]), rows.take(of_cluster))
+            for name in large
+            if len(of_cluster := after[clusters[after] == name]) >= MIN_VALIDATION_ROWS
+        ]
         for number, (_, before, after) in enumerate(windows)
-        for name in large
-        if len(later_of_cluster := after[clusters[after] == name]) >= MIN_VALIDATION_ROWS
     ]
+    return [trials for trials in by_window if trials]
 
 
-def _select_clusters(
-    large: Mapping[str, int],
-    trials: Sequence[_Trial],
-    own: Sequence[CatBoostRefiner | None],
-    rivals: Sequence[CatBoostRefiner | None],
-    scores: WindowScores,
-    grid: Grid,
-) -> tuple[dict[str, CatBoostRefiner], list[dict[str, Any]]]:
-    """Return the clusters' refiners that beat the global one in every window, and a report.
+class _ClusterComparison:
+    """Finds the clusters' refiners that beat the global one in every window, window by window.
 
     Where the mixture answers for all jobs, it is what they must beat. One window is not enough: of
     many clusters some win by chance, and these did 7 % worse later than the global one (KTH-SP2).
 
     Args:
         large: The jobs of each large cluster.
-        trials: Their rows.
-        own: The refiner fitted to each trial's rows before its window.
         rivals: The global refiner fitted before each window; None for the mixture.
         scores: How far the global refiner goes.
         grid: The target's grid.
     """
-    cut_rivals = [_cut(scores, rival) if rival else None for rival in rivals]
-    latest: dict[str, CatBoostRefiner] = {}
-    comparisons: dict[str, list[tuple[int, float, float]]] = {name: [] for name in large}
-    for trial, refiner in zip(trials, own, strict=True):
-        if refiner:
-            latest[trial.cluster] = candidate = _cut(scores, refiner)
-            rival = cut_rivals[trial.window]
-            errors = score(trial.later, candidate, grid), score(trial.later, rival, grid)
-            comparisons[trial.cluster].append((len(trial.later.truth), *errors))
-    report = [_compare(name, jobs, comparisons[name]) for name, jobs in large.items()]
-    winners = [verdict["cluster"] for verdict in report if verdict["answers"] != GLOBAL]
-    return {name: latest[name] for name in winners}, report
 
+    def __init__(
+        self,
+        large: Mapping[str, int],
+        rivals: Sequence[CatBoostRefiner | None],
+        scores: WindowScores,
+        grid: Grid,
+    ) -> None:
+        self._large, self._scores, self._grid = large, scores, grid
+        self._rivals = [_cut(scores, rival) if rival else None for rival in rivals]
+        self._latest: dict[str, CatBoostRefiner] = {}
+        self._errors: dict[str, list[_Errors]] = {name: [] for name in large}
 
-def _compare(name: str, jobs: int, comparisons: list[tuple[int, float, float]]) -> dict[str, Any]:
-    """Decide whether a cluster's refiner answers: it must win every window, and clearly in all."""
-    if len(comparisons) < MIN_COMPARISONS:
-        return {"cluster": name, "jobs": jobs, "answers": GLOBAL, "why": "too few ended jobs"}
-    weights, own_errors, rival_errors = np.array(comparisons).T
-    own = float(np.average(own_errors, weights=weights))
-    rival = float(np.average(rival_errors, weights=weights))
-    wins = bool((own_errors <= rival_errors).all() and own < rival * (1 - MIN_GAIN))
-    return _verdict(name, jobs, GLOBAL, rival, own, wins) | {"windows": len(comparisons)}
+    def can_win(self, cluster: str) -> bool:
+        """Whether a cluster has lost no window yet: one that has is not fitted for later ones."""
+        return all(errors.own <= errors.rival for errors in self._errors[cluster])
+
+    def add(self, trials: Sequence[_Trial], own: Sequence[CatBoostRefiner | None]) -> None:
+        """Compare in one more window; ``own`` is fitted to each trial's rows before it."""
+        for trial, refiner in zip(trials, own, strict=True):
+            if refiner:
+                self._latest[trial.cluster] = candidate = _cut(self._scores, refiner)
+                rival = self._rivals[trial.window]
+                errors = (score(trial.later, answer, self._grid) for answer in (candidate, rival))
+                self._errors[trial.cluster].append(_Errors(len(trial.later.truth), *errors))
+
+    def winners(self) -> tuple[dict[str, CatBoostRefiner], list[dict[str, Any]]]:
+        """The winners' refiners fitted before the last window, and a report of all."""
+        report = [self._verdict(name, jobs) for name, jobs in self._large.items()]
+        names = [verdict["cluster"] for verdict in report if verdict["answers"] != GLOBAL]
+        return {name: self._latest[name] for name in names}, report
+
+    def _verdict(self, name: str, jobs: int) -> dict[str, Any]:
+        """Decide whether a cluster answers: it must win every window, and clearly in all."""
+        windows, can_win = self._errors[name], self.can_win(name)
+        if can_win and len(windows) < MIN_COMPARISONS:
+            return {"cluster": name, "jobs": jobs, "answers": GLOBAL, "why": "too few ended jobs"}
+        weights, own_errors, rival_errors = np.array(windows).T
+        own = float(np.average(own_errors, weights=weights))
+        rival = float(np.average(rival_errors, weights=weights))
+        wins = can_win and own < rival * (1 - MIN_GAIN)
+        verdict = _verdict(name, jobs, GLOBAL, rival, own, wins) | {"windows": len(windows)}
+        return verdict if can_win else verdict | {"why": LOST}
 
 
 def _cut(scores: WindowScores, refiner: CatBoostRefiner) -> CatBoostRefiner:

@@ -3,16 +3,18 @@
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from models.quantities.targets import TARGETS
-from models.refiner.boosting import BOOSTING, fit_refiner
+from models.refiner.boosting import BOOSTING, CatBoostRefiner, fit_refiner
 from models.refiner.clusters import GLOBAL
 from models.refiner.refinement import coarse_bins
 from models.refiner.selection import (
+    LOST,
     REACHES,
     SHARES,
     TREES,
@@ -97,6 +99,31 @@ def test_a_cluster_answers_for_itself_only_where_it_is_better_than_the_rest(
     same = select_refiners(lessons(8 + 3 * told, told), clusters, GRID)
     assert set(same.refiners) == {GLOBAL}
     assert all(verdict["answers"] == GLOBAL for verdict in same.report)
+
+
+def test_a_cluster_that_lost_a_window_is_not_fitted_for_later_ones(told: np.ndarray) -> None:
+    """Noise is all that tells the first cluster apart; the second reads the input otherwise."""
+    other = np.random.default_rng(1).random(ROWS) < 0.35
+    clusters = np.where(other, "group b", "group a").astype(object)
+    rows = lessons(8 + 3 * np.where(other, 2 - told, told), told)
+    # The first window's jobs of the second cluster read it as the first cluster's do.
+    first_window = (np.arange(ROWS) >= 0.4 * ROWS) & (np.arange(ROWS) < 0.6 * ROWS)
+    turned = replace(rows, truth=np.where(other & first_window, 8 + 3 * told, rows.truth))
+    batches: list[int] = []
+
+    def counted(batch: Sequence[TrainingRows]) -> list[CatBoostRefiner | None]:
+        batches.append(len(batch))
+        return fit_here(batch)
+
+    verdicts = {
+        verdict["cluster"]: verdict
+        for verdict in select_refiners(turned, clusters, GRID, fits=counted).report
+    }
+    assert verdicts["group b"]["answers"] == GLOBAL
+    assert verdicts["group b"]["windows"] == 1
+    assert verdicts["group b"]["why"] == LOST
+    assert verdicts["group a"]["windows"] == 3
+    assert batches == [6, 1, 1, 1], "group a alone in later windows, and fitted to all its jobs"
 
 
 def test_too_little_is_left_to_the_mixture(told: np.ndarray, nobody: np.ndarray) -> None:

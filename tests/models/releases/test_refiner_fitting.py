@@ -109,7 +109,7 @@ def test_clusters_trained_by_dask_are_as_those_trained_in_one_process() -> None:
         assert not any(page_of(address) for address in opened), "Dask's pages need no login"
         apart = select_refiners(training_rows, clusters, GRID, fits=counted).refiners
     in_process = select_refiners(training_rows, clusters, GRID).refiners
-    assert at_once == [10, 2], "all jobs, and three windows of these and of both clusters; winners"
+    assert at_once == [6, 2, 2, 2], "all jobs, their windows, clusters by window; the winners"
     assert set(apart) == set(in_process) > {"b"}
     for name, refiner in apart.items():
         sample = training_rows.take(np.arange(200))
