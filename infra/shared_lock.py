@@ -16,6 +16,9 @@ class SharedLock:
     def __init__(self) -> None:
         self._changed = Condition()
         self._readers = 0
+        self._waiting_readers = 0
+        self._entries = 0
+        """How often a reader has come in."""
         self._waiting_writers = 0
         self._writing = False
 
@@ -23,14 +26,29 @@ class SharedLock:
     def reading(self) -> Iterator[None]:
         """Wait until no writer writes or waits; hold the lock together with other readers."""
         with self._changed:
-            self._changed.wait_for(lambda: not self._writing and not self._waiting_writers)
-            self._readers += 1
+            self._waiting_readers += 1
+            try:
+                self._changed.wait_for(lambda: not self._writing and not self._waiting_writers)
+                self._readers += 1
+            finally:
+                self._waiting_readers -= 1
+                self._entries += 1
+                self._changed.notify_all()
         try:
             yield
         finally:
             with self._changed:
                 self._readers -= 1
                 self._changed.notify_all()
+
+    def let_readers_in(self) -> None:
+        """Return once those who wait to read now have come in, at once where nobody does.
+
+        A writer who writes again at once calls it in between: it would overtake them.
+        """
+        with self._changed:
+            enough = self._entries + self._waiting_readers
+            self._changed.wait_for(lambda: self._entries >= enough)
 
     @contextmanager
     def writing(self) -> Iterator[None]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -48,8 +47,6 @@ from models.refiner.clusters import GLOBAL
 
 LEVELS_FINAL_JOBS = 4000
 """Without a model the levels are chosen anew as the jobs double, until there are so many."""
-PAUSE = 0.0005
-"""Seconds between two slices of outcomes."""
 
 
 @dataclass(frozen=True)
@@ -166,9 +163,7 @@ class Forecaster:
                     self._learn(self._encode_outcomes(some))
                 else:
                     self._learn(encoded.take(np.arange(start, min(start + rows, len(jobs)))))
-            if start + rows < len(jobs):
-                # The lock is not fair: without a pause the next slice would overtake a prediction.
-                time.sleep(PAUSE)
+            self._lock.let_readers_in()
 
     def _rechoose_levels(self, jobs: pd.DataFrame) -> pd.DataFrame:
         """Choose the levels anew where the jobs have doubled; returns the jobs to learn then."""

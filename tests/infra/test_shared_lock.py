@@ -73,6 +73,27 @@ def test_a_waiting_writer_goes_before_new_readers() -> None:
     assert order == ["written", "read"]
 
 
+def test_a_writer_who_writes_again_and_again_lets_those_in_who_wait_to_read() -> None:
+    lock, order = SharedLock(), []
+    lock.let_readers_in()
+
+    def read(number: int) -> None:
+        with lock.reading():
+            order.append(number)
+
+    with ThreadPoolExecutor(3) as threads:
+        with lock.writing():
+            readers = [threads.submit(read, number) for number in range(3)]
+            while lock._waiting_readers < 3:
+                sleep(0.001)
+        lock.let_readers_in()
+        with lock.writing():
+            read_before = sorted(order)
+        for reader in readers:
+            reader.result(PATIENCE)
+    assert read_before == [0, 1, 2]
+
+
 @pytest.mark.parametrize("mode", ["reading", "writing"])
 def test_an_error_frees_the_lock(mode: str) -> None:
     lock = SharedLock()
