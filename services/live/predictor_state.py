@@ -113,7 +113,14 @@ class PredictorState:
         The revision moves on once all of them are learned: a call that fails is simply repeated.
         Raises StoreError when the store cannot be read.
         """
-        if not self.ready or not has_ended_after(self._store(), after=self._revision):
+        if not self.ready:
+            return
+        with self._lock:
+            # What was reported here is not read again, up to the first revision of another writer.
+            while self._revision + 1 in self._own_revisions:
+                self._revision += 1
+                self._own_revisions.discard(self._revision)
+        if not has_ended_after(self._store(), after=self._revision):
             return
         ended = read_ended(self._store(), after=self._revision)
         if ended.empty:  # the revision of a transaction that was rolled back

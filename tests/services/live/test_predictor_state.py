@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from prometheus_client import REGISTRY
+from sqlalchemy import event
 
 from jobs.schema import OUTCOMES, conform
 from jobs.store import add_jobs, open_store
@@ -109,6 +110,32 @@ def test_what_was_reported_here_is_learned_once(start: Start, jobs: pd.DataFrame
     for after, was in zip(learned(live), before, strict=True):
         np.testing.assert_array_equal(after, was)
     assert live.state.history["jobs"] == 100
+
+
+def test_what_was_reported_here_is_not_read_again_and_what_came_between_is(
+    start: Start, jobs: pd.DataFrame
+) -> None:
+    live, reads = start(), list[str]()
+
+    def note(*execution: Any) -> None:
+        statement = str(execution[2])
+        if "requested_walltime" in statement:
+            reads.append(statement)
+
+    for first in (0, 50, 100):
+        live.report(jobs.iloc[first : first + 50])
+    event.listen(live.engine, "before_cursor_execute", note)
+    live.state.catch_up()
+    assert not reads
+    assert live.state.history["jobs"] == 150
+    ingest(live, jobs.iloc[150:200])
+    live.report(jobs.iloc[200:250])
+    reads.clear()
+    live.state.catch_up()
+    assert len(reads) == 1
+    assert live.state.history["jobs"] == 250
+    assert live.state.revision == 5
+    np.testing.assert_array_equal(outcomes(live, jobs), outcomes(start(), jobs))
 
 
 def test_what_catching_up_learned_before_its_report_was_told_counts_once(
