@@ -210,7 +210,9 @@ class Forecaster:
                     coarse = without_user_levels(queries, self.levels, predictor.mixture)
                     predictor.load_histories(coarse, values[foreign], limits[foreign])
                 trained = run[is_own[run] & is_trained[run]]
-                predictor.load_histories(contexts.take(trained), values[trained], limits[trained])
+                if len(trained):
+                    queries = contexts.take(trained)
+                    predictor.load_histories(queries, values[trained], limits[trained])
                 since = run[is_own[run] & ~is_trained[run]]
                 clusters = outcomes.clusters[since]
                 predictor.learn(contexts.take(since), values[since], limits[since], clusters)
