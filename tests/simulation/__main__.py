@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
+import sys
 import time
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
@@ -41,9 +42,12 @@ def main() -> None:
         THREADS, multiprocessing.get_context("spawn"), max_tasks_per_child=1
     ) as pool:
         ends = [min(first + BLOCK, end) for first in firsts]
-        for more_thrown, more_steps in pool.map(run_worlds, firsts, ends):
+        for upto, (more_thrown, more_steps) in zip(
+            ends, pool.map(run_worlds, firsts, ends), strict=True
+        ):
             thrown += more_thrown
             steps += more_steps
+            print(f"seeds {options.first} to {upto - 1} held", file=sys.stderr, flush=True)
     print(
         f"{options.seeds} worlds held in {time.monotonic() - started:.0f} s "
         f"through {thrown.total()} faults:"

@@ -550,9 +550,15 @@ def universe(metrics: Metrics | None = None) -> Iterator[Callable[[int], World]]
 
         def world_of(seed: int) -> World:
             home = shutil.copytree(blank.home, Path(folder) / str(next(count)))
+            # A process that ends collects garbage; libraries are none, and many objects.
+            gc.collect()
+            gc.freeze()
             return live(seed, home, metrics)
 
-        yield world_of
+        try:
+            yield world_of
+        finally:
+            gc.unfreeze()
 
 
 def run_worlds(first: int, end: int) -> tuple[Counter[str], Counter[str]]:
