@@ -472,8 +472,7 @@ def prepare_environment() -> Settings:
         "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
         "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
         "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
-        # On a busy machine a flow's temporary server takes longer than the default of 20 s.
-        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "600",
+        "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "false",  # such a server has no login
         "BENTOML_HOME": str(settings.folder("bentoml")),
         "PREFECT_HOME": str(settings.folder("prefect")),
         "MLFLOW_TRACKING_URI": settings.tracking_url,

@@ -267,3 +267,25 @@ def test_a_shard_that_cannot_be_is_refused_when_the_settings_are_read(
     monkeypatch.setenv("GRIDCAST_SHARD", text)
     with pytest.raises(SettingsError, match="GRIDCAST_SHARD is wrong: a shard is written as 2/4"):
         read_settings()
+
+
+def test_a_flow_without_prefects_address_starts_no_server_that_is_open_to_all(
+    tmp_path: Path,
+) -> None:
+    call = (
+        "from infra.settings import use_home; use_home(sys.argv[1])\n"
+        "from flows.ingest import ingest; ingest(files=[])"
+    )
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", f"import sys; {call}", str(tmp_path)],
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert done.stderr.strip().endswith(
+        "Please set PREFECT_API_URL to the address of a running Prefect server."
+    )
