@@ -21,6 +21,7 @@ from commands.inputs import (
     page_path,
     reads_log,
 )
+from commands.meanings import counted
 from commands.progress import usual_seconds
 from commands.tables import print_note, progress_bar, show_rows
 from infra.errors import InputError
@@ -230,7 +231,7 @@ def evaluate_tasks(
         show_rows([*rows, *stalls, *causes], as_json)
         note_page(page)
         return
-    title = f"Ends of {rows[0]['tasks']:,} tasks of {name}, errors in hours"
+    title = f"Ends of {counted(rows[0]['tasks'], 'task')} of {name}, errors in hours"
     show_rows(rows, False, title, meaning=meanings.of_tasks(rows))
     if stalls:
         title = f"Stalls planted in the later half of {name}"
@@ -271,7 +272,7 @@ def evaluate_allocation(
     with progress_bar("backtesting the log", usual_seconds("allocation", len(jobs))) as report:
         rows = backtest(jobs, progress=report, **options)
     name = _name(log)
-    title = f"Memory allocated to {rows[0]['jobs']:,} jobs of {name}, waste in GiB·h"
+    title = f"Memory allocated to {counted(rows[0]['jobs'], 'job')} of {name}, waste in GiB·h"
     columns = ("policy", "waste_gbh", "failures", "failed_jobs", "cold_waste_gbh")
     meaning = meanings.of_allocation(rows)
     show_rows(rows, as_json, title, columns, meaning)

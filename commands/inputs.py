@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
 import typer
 
+from commands.meanings import counted
 from commands.tables import layout, print_note, progress_bar
 from infra.errors import InputError
 from infra.settings import prepare_environment
@@ -215,13 +216,17 @@ def read_log_file(file: Path, arguments: ReadArguments, kind: Kind = "job") -> p
     record = next(record for record in RECORDS if record.name == kind)
     with progress_bar(f"reading {file.name}") as report:
         jobs, result = read_log(
-            file, progress=lambda done: report(f"{done.read:,} records"), record=record, **arguments
+            file,
+            progress=lambda done: report(counted(done.read, "record")),
+            record=record,
+            **arguments,
         )
     if arrays := result.notes[ARRAY_NOT_STARTED]:
         print_note(f"of {file.name} {arrays:,} × {ARRAY_NOT_STARTED}")
     if result.rejected:
         print_note(
-            f"{result.rejected:,} of {result.read:,} records of {file.name} were rejected; "
+            f"{result.rejected:,} of {counted(result.read, 'record')} of {file.name} "
+            f"{'was' if result.rejected == 1 else 'were'} rejected; "
             "gridcast ingest keeps them with their reasons"
         )
     return jobs

@@ -10,6 +10,7 @@ import typer
 
 from commands import meanings
 from commands.inputs import Json, LogFormat, MapFile, Mapping, Timezone, load_jobs, store
+from commands.meanings import counted
 from commands.tables import print_error, print_note, progress_bar, show_rows
 from infra.errors import GridcastError, InputError
 
@@ -44,7 +45,7 @@ def ingest(
     with progress_bar("reading") as report:
 
         def report_file(result: IngestResult) -> None:
-            report(f"{result.file.name}: {result.read:,} records")
+            report(f"{result.file.name}: {counted(result.read, 'record')}")
 
         results = as_flow_run(
             "ingest",
@@ -84,10 +85,10 @@ def without_ends(engine: Engine, added: int) -> list[str]:
     counts = count_jobs(engine)
     idle = counts[counts["ended"] == 0] if added else counts[:0]
     return [
-        f"none of the {row.jobs:,} jobs of {row.source} has an end: a model learns from ended_at "
-        "with started_at or walltime. A column of another name: --map COLUMN=ended_at; later "
-        "ends: read a newer log of them"
-        for row in idle.itertuples()
+        f"none of the {counted(jobs, 'job')} of {source} has an end: a model learns from "
+        "ended_at with started_at or walltime. A column of another name: --map COLUMN=ended_at; "
+        "later ends: read a newer log of them"
+        for source, jobs in zip(idle["source"], idle["jobs"], strict=True)
     ]
 
 
@@ -132,7 +133,7 @@ def scouts(
     from models.tasks.scouting import scout_tasks
 
     rows = scout_tasks(load_jobs(log, read_arguments(log_format, mapping, map_file, timezone)))
-    title = f"{len(rows):,} tasks as PanDA's scouts would have them"
+    title = f"{counted(len(rows), 'task')} as PanDA's scouts would have them"
     columns = (
         *("task_id", "jobs", "cores", "ram_count", "cpu_time", "cpu_time_unit", "walltime"),
         *("cpu_efficiency", "io_intensity"),

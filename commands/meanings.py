@@ -21,6 +21,15 @@ def percent(share: float) -> str:
     return f"{value:.0f} %" if abs(value) >= 1 or value == 0 else f"{value:.1f} %"
 
 
+def counted(count: float, name: str) -> str:
+    """How many there are of what has a name in the singular.
+
+    >>> counted(1, "job"), counted(12500, "job")
+    ('1 job', '12,500 jobs')
+    """
+    return f"{count:,.0f} {name}{'s' * (round(count) != 1)}"
+
+
 def duration(seconds: float) -> str:
     """Seconds in words.
 
@@ -83,21 +92,37 @@ def of_groups(field: str, counts: Sequence[float], least: int) -> str:
     """
     large = [count for count in counts if count >= least]
     small = [count for count in counts if count < least]
-    text = f"By {field}: {len(large):,} groups of {sum(large):,.0f} jobs are evaluated"
+    verb = "is" if len(large) == 1 else "are"
+    text = f"By {field}: {counted(len(large), 'group')} of {counted(sum(large), 'job')} "
+    text += f"{verb} evaluated"
     if small:
-        text += f"; {len(small):,} of fewer than {least} jobs ({sum(small):,.0f} in all) are not"
+        text += f"; {len(small):,} of fewer than {least} jobs ({sum(small):,.0f} in all) "
+        text += "is not" if len(small) == 1 else "are not"
     return f"{text}."
 
 
+FEWEST_UNSEEN = 20
+"""Of fewer jobs a share held says nothing."""
+
+
 def of_unseen(rows: Rows) -> str:
-    """How often the ranges hold for users and programs that were never seen."""
-    parts = [
-        f"{percent(row['coverage_90'])} of {row['jobs']:,} jobs "
-        f"({row['predictor'].partition(', ')[2]})"
-        for row in rows
-        if row.get("coverage_90") is not None
-    ]
-    return f"The 90 % ranges held {' and '.join(parts)}." if parts else ""
+    """How often the ranges hold for users and programs that were never seen.
+
+    >>> of_unseen([{"predictor": "gridcast, user never seen", "jobs": 320, "coverage_90": 0.9}])
+    'The 90 % ranges held 90 % of 320 jobs (user never seen).'
+    >>> of_unseen([{"predictor": "gridcast, user never seen", "jobs": 1, "coverage_90": 1.0}])
+    'Too few to judge ranges by: 1 job (user never seen).'
+    """
+    enough, few = list[str](), list[str]()
+    for row in rows:
+        jobs = f"{counted(row['jobs'], 'job')} ({row['predictor'].partition(', ')[2]})"
+        if row["jobs"] < FEWEST_UNSEEN:
+            few.append(jobs)
+        elif row.get("coverage_90") is not None:
+            enough.append(f"{percent(row['coverage_90'])} of {jobs}")
+    sentences = [f"The 90 % ranges held {' and '.join(enough)}."] if enough else []
+    sentences += [f"Too few to judge ranges by: {' and '.join(few)}."] if few else []
+    return " ".join(sentences)
 
 
 def of_tasks(rows: Rows) -> str:
@@ -289,7 +314,8 @@ def of_predictions(rows: Rows) -> str:
     """The typical prediction, and how many jobs begin without a history."""
     walltimes = sorted(row["walltime"] for row in rows if row.get("walltime") is not None)
     cold = sum(bool(row.get("cold_start")) for row in rows)
-    typical = f"half of the {len(rows):,} jobs are predicted to run at most "
+    typical = f"half of the {len(rows):,} jobs " if len(rows) != 1 else "the job "
+    typical += f"{'are' if len(rows) != 1 else 'is'} predicted to run at most "
     typical += duration(walltimes[len(walltimes) // 2]) if walltimes else "–"
     unknown = f"; the owner of {cold:,} had no ended job" if cold else ""
     return capitalised(f"{typical}{unknown}")
@@ -301,8 +327,8 @@ def of_versions(rows: Rows) -> str:
     if champion is None:
         return f"None of {len(rows)} versions is champion: gridcast promote N makes it so."
     return (
-        f"{champion['version']} serves, trained on {int(champion['jobs'] or 0):,} jobs; "
-        f"{len(rows) - 1} other version{'s' * (len(rows) != 2)}."
+        f"{champion['version']} serves, trained on {counted(champion['jobs'] or 0, 'job')}; "
+        f"{counted(len(rows) - 1, 'other version')}."
     )
 
 
@@ -314,7 +340,8 @@ def of_ingest(rows: Rows) -> str:
         sum(int(row.get(name) or 0) for row in rows for name in names)
         for names in (("read",), ("added", "updated"), ("rejected",))
     )
-    sentence = f"Of {read:,} records {stored:,} are new or changed"
+    verb = "is" if stored == 1 else "are"
+    sentence = f"Of {counted(read, 'record')} {stored:,} {verb} new or changed"
     return (
         f"{sentence}, {rejected:,} {'was' if rejected == 1 else 'were'} rejected"
         " (gridcast rejects)."
@@ -326,14 +353,14 @@ def of_ingest(rows: Rows) -> str:
 def of_stored(rows: Rows) -> str:
     """How many of the stored jobs have ended."""
     jobs, ended = (sum(int(row[name]) for row in rows) for name in ("jobs", "ended"))
-    sources = f"{len(rows)} source{'s' * (len(rows) != 1)}"
+    sources = counted(len(rows), "source")
     if not ended:
         return (
-            f"None of the {jobs:,} jobs of {sources} has ended: a model learns from jobs that have."
+            f"None of the {counted(jobs, 'job')} of {sources} has ended: a model learns from jobs "
+            "that have."
         )
-    return (
-        f"{jobs:,} jobs of {sources}; {percent(ended / jobs)} have ended and can be learned from."
-    )
+    stored = f"{counted(jobs, 'job')} of {sources}"
+    return f"{stored}; {percent(ended / jobs)} have ended and can be learned from."
 
 
 def of_status(rows: Rows) -> str:
@@ -367,14 +394,19 @@ def of_scouts(rows: Rows) -> str:
     if not memory:
         return "No task has ended jobs that report their memory."
     return (
-        f"Half of {len(rows):,} tasks need at most {memory[len(memory) // 2]:,.0f} MB a core; of "
-        f"{without:,} no walltime follows, since they have no events."
+        f"Half of {counted(len(rows), 'task')} need at most "
+        f"{memory[len(memory) // 2]:,.0f} MB a core; of {without:,} no walltime follows, since "
+        "they have no events."
     )
 
 
 def of_table(row: Mapping[str, Any]) -> str:
     """How many rows were written, and of how many jobs."""
-    return f"{row['rows']:,} rows predict {row['jobs']:,} recent jobs, by {row['model_version']}."
+    predict = "predicts" if row["rows"] == 1 else "predict"
+    return (
+        f"{counted(row['rows'], 'row')} {predict} {counted(row['jobs'], 'recent job')}, by "
+        f"{row['model_version']}."
+    )
 
 
 def of_demo(rows: Rows) -> str:
@@ -407,7 +439,7 @@ def of_ranking(rows: Rows) -> str:
 def of_copies(rows: Rows) -> str:
     """How many rows were copied or dropped in all."""
     total = sum(int(row.get("rows") or 0) for row in rows)
-    return f"{total:,} rows in all."
+    return f"{counted(total, 'row')} in all."
 
 
 def of_change(row: Mapping[str, Any]) -> str:
@@ -422,8 +454,8 @@ def of_change(row: Mapping[str, Any]) -> str:
         values.append("none")
     records, calls = row.get("records"), row.get("calls")
     counts = [
-        f"{count:,.0f} {name}"
-        for count, name in ((records, "records"), (calls if calls != 1 else None, "times"))
+        counted(count, name)
+        for count, name in ((records, "record"), (calls if calls != 1 else None, "time"))
         if count is not None and count == count
     ]
     return ": ".join(filter(None, (row["object"], " → ".join(values), ", ".join(counts))))
@@ -440,8 +472,9 @@ def of_audit(rows: Rows, more: bool) -> str:
     refused = sum(row["result"] == "refused" for row in rows)
     people = len({row["who"] for row in rows})
     attempts = f", {refused} of refused attempts" if refused else ""
+    rows_of = f"{counted(len(rows), 'row')} by {counted(people, 'actor')}"
     older = "; --limit shows older ones" if more else ""
-    return f"{len(rows)} rows by {people} actors{attempts}{older}."
+    return f"{rows_of}{attempts}{older}."
 
 
 def capitalised(text: str) -> str:

@@ -10,6 +10,7 @@ import typer
 
 from commands import meanings
 from commands.inputs import Json, Page, load_jobs, note_page, page_path, reads_log, store
+from commands.meanings import counted
 from commands.progress import usual_seconds
 from commands.tables import print_note, progress_bar, show_rows
 from infra.errors import InputError
@@ -127,7 +128,8 @@ def replay(
     name = Path(log).name
     first = replays[0]
     title = (
-        f"Replay of {name}, {len(first.trace):,} jobs on {first.machine.processors:,} processors, "
+        f"Replay of {name}, {counted(len(first.trace), 'job')} on "
+        f"{counted(first.machine.processors, 'processor')}, "
         "waits in s"
     )
     meaning = meanings.of_replay(rows)
@@ -160,7 +162,7 @@ def replay_grid(
         rows = compare(grid, tunings, seed, report)
     title = (
         f"A generated grid: {len(grid.sites)} sites, "
-        f"{rows[0]['jobs']:,} jobs sent by each broker, times in s"
+        f"{counted(rows[0]['jobs'], 'job')} sent by each broker, times in s"
     )
     show_rows(rows, as_json, title, BROKER_COLUMNS, meanings.of_brokers(rows))
 
@@ -213,8 +215,9 @@ def replay_pilots(
 
             rows.append(replay_pilots(trace, pilots, name, tell))
     title = (
-        f"{Path(log).name}, {len(trace):,} jobs on {rows[0]['pilots']:,} pilots of "
-        f"{cores} cores, {supply:.0%} of the demand"
+        f"{Path(log).name}, {counted(len(trace), 'job')} on "
+        f"{counted(rows[0]['pilots'], 'pilot')} of "
+        f"{counted(cores, 'core')}, {supply:.0%} of the demand"
     )
     meaning = meanings.of_pilots(rows)
     if not as_json:

@@ -12,6 +12,7 @@ import typer
 
 from commands import meanings
 from commands.inputs import Json, store
+from commands.meanings import counted
 from commands.tables import print_error, print_note, print_sentence, progress_bar, show_rows
 from infra.errors import GridcastError, InputError
 from infra.settings import prepare_environment
@@ -51,7 +52,7 @@ def collect(
     with progress_bar(f"asking {system}") as report:
 
         def tell(done: CollectResult) -> None:
-            report(f"{system} until {done.until:%Y-%m-%d %H:%M}: {done.read:,} records")
+            report(f"{system} until {done.until:%Y-%m-%d %H:%M}: {counted(done.read, 'record')}")
 
         begin = since.replace(tzinfo=UTC) if since else None
         done = as_flow_run(
@@ -64,7 +65,9 @@ def collect(
                 source=source,
                 progress=tell,
             ),
-            lambda result: f"{system}: {result.read:,} records read, {result.added:,} added",
+            lambda result: (
+                f"{system}: {counted(result.read, 'record')} read, {result.added:,} added"
+            ),
         )
     show_rows(
         [done.row()],

@@ -11,6 +11,7 @@ import typer
 
 from commands import meanings
 from commands.inputs import Json, store
+from commands.meanings import counted
 from commands.tables import is_missing, print_note, progress_bar, show_rows, to_records
 from infra.errors import InputError
 
@@ -127,7 +128,7 @@ def rejects(
     if not as_json:
         rows = [row | {"file": Path(row["file"]).name} for row in rows]
     reasons = {row["reason"] for row in rows}
-    meaning = f"{len(rows):,} records, {len(reasons)} reasons{more}."
+    meaning = f"{counted(len(rows), 'record')}, {counted(len(reasons), 'reason')}{more}."
     show_rows(rows, as_json, "Rejected records", ("file", "line", "reason", "raw"), meaning)
 
 
@@ -198,9 +199,12 @@ def drop_source(
     if not yes:
         if not sys.stdin.isatty():
             raise InputError(
-                f"this deletes {jobs:,} jobs of {name} for good: confirm it with --yes"
+                f"this deletes {counted(jobs, 'job')} of {name} for good: confirm it with --yes"
             )
-        typer.confirm(f"Delete {jobs:,} jobs of {name}, its predictions and tasks?", abort=True)
+        typer.confirm(
+            f"Delete {counted(jobs, 'job')} of {name}, its predictions and tasks?",
+            abort=True,
+        )
     with progress_bar(f"dropping {name}"):
         rows = stored.drop_source(engine, name)
     deleted = [{"table": table, "rows": count} for table, count in rows.items()]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from commands.inputs import Json, note_page, page_path, read_log_file, reads_log
+from commands.meanings import counted
 from commands.progress import usual_seconds
 from commands.tables import print_note, progress_bar, show_rows
 from infra.errors import InputError
@@ -99,7 +100,7 @@ def trial(
         replayed_on = None
     with progress_bar("reading", usual_seconds("trial", len(jobs))) as report:
         done = run_trial(jobs, replayed_on, name, risk, report)
-    title = f"A trial of {name}: {len(done.jobs):,} jobs, claimed and realised"
+    title = f"A trial of {name}: {counted(len(done.jobs), 'job')}, claimed and realised"
     meaning = (
         "Claimed from the first 70 % of the jobs, realised by the last 30 %; the page says how "
         "each figure was found."
@@ -175,7 +176,7 @@ def _collected(system: str, where: str, days: float) -> pd.DataFrame:
             system,
             where or settings.get(system, ""),
             since=since,
-            progress=lambda result: report(f"{system}: {result.read:,} records"),
+            progress=lambda result: report(f"{system}: {counted(result.read, 'record')}"),
         )
     jobs = read_jobs(engine, sources=sorted(done.sources), since=since) if done.sources else None
     if jobs is None or jobs.empty:

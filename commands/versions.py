@@ -9,6 +9,7 @@ import typer
 
 from commands import meanings
 from commands.inputs import ClusterBy, Json, Source, current_user, store
+from commands.meanings import counted
 from commands.progress import usual_seconds
 from commands.tables import print_note, progress_bar, show_rows
 from infra.errors import InputError
@@ -81,7 +82,7 @@ def train(
     )
     for row in release.source_rows:
         print_note(
-            f"{row['source']}: trained on {row['jobs']:,} jobs, compared on "
+            f"{row['source']}: trained on {counted(row['jobs'], 'job')}, compared on "
             f"{row['compared_on'] or 'none: too few are new'}"
         )
     verdict = "champion: " if release.promoted else "not promoted, "

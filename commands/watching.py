@@ -10,6 +10,7 @@ import typer
 
 from commands import meanings
 from commands.inputs import Json, Page, load_jobs, note_page, page_path, reads_log, store
+from commands.meanings import counted
 from commands.progress import usual_seconds
 from commands.tables import print_note, progress_bar, show_rows, to_records
 from infra.errors import GridcastError, InputError
@@ -98,7 +99,7 @@ def rehearse(
     for name, rehearsal in zip(names, rehearsals, strict=True):
         if not as_json:
             count = len(rehearsal.truth)
-            title = f"Rehearsal of {name}, {target}, {count:,} jobs after the warm-up"
+            title = f"Rehearsal of {name}, {target}, {counted(count, 'job')} after the warm-up"
             meaning = meanings.of_rehearsal(rehearsal.rows)
             show_rows(rehearsal.rows, False, title, REHEARSAL_COLUMNS, meaning)
         for row in rehearsal.rows:

@@ -116,3 +116,14 @@ def test_the_demo_says_what_it_showed() -> None:
         "On jobs later than its training, Gridcast's mean error is 9 % less than that of the "
         "median of the last 10. Since then jobs behave otherwise, which decay and drift show."
     )
+
+
+def test_one_is_not_told_as_several() -> None:
+    ingested = [{"read": 1, "added": 1, "updated": 0, "rejected": 0}]
+    assert meanings.of_ingest(ingested) == "Of 1 record 1 is new or changed, none was rejected."
+    assert meanings.of_copies([{"rows": 1}]) == "1 row in all."
+    assert meanings.of_groups("site", [60, 3], 50) == (
+        "By site: 1 group of 60 jobs is evaluated; 1 of fewer than 50 jobs (3 in all) is not."
+    )
+    stored = [{"jobs": 1, "ended": 1}]
+    assert meanings.of_stored(stored).startswith("1 job of 1 source; 100 % have ended")
