@@ -113,15 +113,15 @@ def of_unseen(rows: Rows) -> str:
     >>> of_unseen([{"predictor": "gridcast, user never seen", "jobs": 1, "coverage_90": 1.0}])
     'Too few to judge ranges by: 1 job (user never seen).'
     """
-    enough, few = list[str](), list[str]()
+    judged, too_few = list[str](), list[str]()
     for row in rows:
         jobs = f"{counted(row['jobs'], 'job')} ({row['predictor'].partition(', ')[2]})"
         if row["jobs"] < FEWEST_UNSEEN:
-            few.append(jobs)
+            too_few.append(jobs)
         elif row.get("coverage_90") is not None:
-            enough.append(f"{percent(row['coverage_90'])} of {jobs}")
-    sentences = [f"The 90 % ranges held {' and '.join(enough)}."] if enough else []
-    sentences += [f"Too few to judge ranges by: {' and '.join(few)}."] if few else []
+            judged.append(f"{percent(row['coverage_90'])} of {jobs}")
+    sentences = [f"The 90 % ranges held {' and '.join(judged)}."] if judged else []
+    sentences += [f"Too few to judge ranges by: {' and '.join(too_few)}."] if too_few else []
     return " ".join(sentences)
 
 
