@@ -14,6 +14,7 @@ from commands.inputs import Json, store
 from commands.meanings import counted
 from commands.tables import is_missing, print_note, progress_bar, show_rows, to_records
 from infra.errors import InputError
+from infra.settings import prepare_environment
 
 ExportKind = Literal["jobs", "attempts", "transfers", "predictions"]
 
@@ -195,7 +196,9 @@ def drop_source(
     jobs = int(of_source["jobs"].sum())
     if not jobs and stored.read_jobs(engine, sources=[name], record=TRANSFER).empty:
         names = ", ".join(counts["source"]) or "none"
-        raise InputError(f"no source called {name} is stored; there are: {names}")
+        reason = f"no source called {name} is stored; there are: {names}"
+        stored.audit.record_refusal(prepare_environment().store_url, "drop-source", name, reason)
+        raise InputError(reason)
     if not yes:
         if not sys.stdin.isatty():
             raise InputError(

@@ -13,7 +13,7 @@ from commands.meanings import counted
 from commands.progress import usual_seconds
 from commands.tables import print_note, progress_bar, show_rows
 from infra.errors import InputError
-from infra.settings import prepare_environment
+from infra.settings import Settings, prepare_environment
 
 if TYPE_CHECKING:
     from models.releases.versions import Version
@@ -108,7 +108,7 @@ def challenge(version: VersionName, why: Why = "asked for", as_json: Json = Fals
     from models.releases import champion
 
     settings = prepare_environment()
-    number = version_number(version, settings.model_name)
+    number = _number_to("challenger", version, settings)
     with progress_bar("trying the version out"):
         challenger = champion.challenge(number, settings, by=current_user(), why=why)
     share = f"answers {settings.canary:.1%} of the jobs" if settings.canary else "is in the shadow"
@@ -193,12 +193,20 @@ def version_number(text: str, model_name: str) -> int:
     return int(match[1])
 
 
+def _number_to(action: str, version: str, settings: Settings) -> int:
+    """The number of a version to change; what names none is in the audit log as refused."""
+    from models.releases.audited_changes import recording_refusal
+
+    with recording_refusal(settings, action, current_user()):
+        return version_number(version, settings.model_name)
+
+
 def _promote(version: str, why: str) -> Version:
     from flows.from_command_line import as_flow_run
     from models.releases import champion
 
     settings = prepare_environment()
-    number = version_number(version, settings.model_name)
+    number = _number_to("promote", version, settings)
     with progress_bar("trying the version out"):
         return as_flow_run(
             "promote",

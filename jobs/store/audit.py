@@ -160,6 +160,27 @@ def recording(url: str, action: str, name: str, *, by: str = "", why: str = "") 
         engine.dispose()
 
 
+def record_refusal(url: str, action: str, name: str, why: str, by: str = "") -> None:
+    """Count a change that is refused before it begins; where it cannot be, a warning is logged.
+
+    Args:
+        url: The store's URL.
+        action: What is refused.
+        name: The name of the object.
+        why: The reason.
+        by: Who wanted it, where no actor is set.
+    """
+    try:
+        engine = open_store(url)
+        try:
+            with engine.begin() as connection:
+                count(connection, action, name, by=by, why=why, result=REFUSED)
+        finally:
+            engine.dispose()
+    except StoreError as unwritten:
+        log.warning("a refused %s is not in the audit log: %s", action, unwritten)
+
+
 def record_settings(engine: Engine, values: Mapping[str, str]) -> None:
     """Record the settings that differ from those recorded before.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -10,13 +9,11 @@ from typing import Any
 from infra.actor import Actor, acting
 from infra.errors import InputError
 from infra.settings import Settings, prepare_environment
-from jobs.store import StoreError, audit, open_store
+from jobs.store import audit
 from models.engine.model_set import ModelError
 from models.releases.alias_moves import BY_PERSON_IN_MLFLOW
 from models.releases.mlflow_client import mlflow_client
 from models.releases.versions import Version
-
-log = logging.getLogger(__name__)
 
 
 def record_move_by_hand(settings: Settings, before: Version | None, champion: Version) -> None:
@@ -71,21 +68,7 @@ def recording_refusal(settings: Settings, action: str, by: str) -> Iterator[None
     try:
         yield
     except (InputError, ModelError) as error:
-        engine = open_store(settings.store_url)
-        try:
-            with engine.begin() as connection:
-                audit.count(
-                    connection,
-                    action,
-                    settings.model_name,
-                    by=by,
-                    why=str(error),
-                    result=audit.REFUSED,
-                )
-        except StoreError as unwritten:
-            log.warning("a refused %s is not in the audit log: %s", action, unwritten)
-        finally:
-            engine.dispose()
+        audit.record_refusal(settings.store_url, action, settings.model_name, str(error), by)
         raise
 
 

@@ -301,5 +301,28 @@ def test_the_command_shows_names_without_their_escapes_and_signs_with_the_accoun
     assert (row["who"], row["origin"], row["records"]) == (local_account(), "gridcast ingest", 1)
 
 
+@pytest.mark.parametrize(
+    ("words", "action", "reason"),
+    [
+        ("promote abc", "promote", "abc names no version"),
+        ("promote 99", "promote", "there is no version 99"),
+        ("pin abc", "promote", "abc names no version"),
+        ("challenge abc", "challenger", "abc names no version"),
+        ("drop-source nowhere --yes", "drop-source", "no source called nowhere is stored"),
+    ],
+)
+def test_a_command_that_is_refused_is_in_the_audit_log(
+    own_home: Path, words: str, action: str, reason: str
+) -> None:
+    call = CliRunner().invoke
+    use_home(own_home)
+    refused = call(gridcast.app, words.split())
+    assert refused.exit_code != 0
+    [row] = read_rows(call(gridcast.app, ["audit", "--json"]).stdout)
+    assert (row["action"], row["result"], row["who"]) == (action, "refused", local_account())
+    assert row["origin"] == f"gridcast {words.split()[0]}"
+    assert reason in row["why"]
+
+
 def read_rows(text: str) -> list[dict[str, Any]]:
     return json.loads(text)["rows"]  # type: ignore[no-any-return]
