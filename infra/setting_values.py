@@ -85,17 +85,22 @@ def misspelt_request(names: Iterable[str], fields: Iterable[str]) -> str:
     >>> misspelt_request(["GRIDCAST_REQUEST_USER"], ["request_users", "host"])
     'there is no setting GRIDCAST_REQUEST_USER (near: GRIDCAST_REQUEST_USERS)'
     """
-    settings = [f"GRIDCAST_{field.upper()}" for field in fields]
-    settings = [setting for setting in settings if setting.startswith(REQUEST_PREFIX)]
-    for name in map(str.upper, names):
-        if name.startswith(REQUEST_PREFIX) and name not in settings:
-            near = difflib.get_close_matches(name, settings, 1, 0)[0]
-            return f"there is no setting {name} (near: {near})"
+    names = [name for name in names if name.upper().startswith(REQUEST_PREFIX)]
+    fields = [field for field in fields if f"GRIDCAST_{field.upper()}".startswith(REQUEST_PREFIX)]
+    for name, near in near_settings(names, fields, 0.0).items():
+        return f"there is no setting {name} (near: {near})"
     return ""
 
 
-def near_settings(names: Iterable[str], fields: Iterable[str]) -> dict[str, str]:
+def near_settings(
+    names: Iterable[str], fields: Iterable[str], least: float = 0.8
+) -> dict[str, str]:
     """Name the setting that each variable of no effect is nearly spelt as, where there is one.
+
+    Args:
+        names: The names of variables.
+        fields: The names of settings.
+        least: The least similarity, 0 to 1.
 
     >>> near_settings(["GRIDCAST_DSK", "GRIDCAST_HOST", "GRIDCAST_SERVICE_PORT"], ["dask", "host"])
     {'GRIDCAST_DSK': 'GRIDCAST_DASK'}
@@ -105,7 +110,7 @@ def near_settings(names: Iterable[str], fields: Iterable[str]) -> dict[str, str]
     for name in map(str.upper, names):
         word = name.removeprefix("GRIDCAST_")
         if word != name and word not in settings:
-            for match in difflib.get_close_matches(word, settings, 1, 0.8):
+            for match in difflib.get_close_matches(word, settings, 1, least):
                 near[name] = settings[match]
     return near
 
