@@ -9,8 +9,9 @@ from __future__ import annotations
 import json
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
@@ -23,7 +24,14 @@ from jobs.readers import Batch, Reader, ReadError, ReadOptions, Reject, detect, 
 from jobs.readers.columns import ColumnMap, load_column_map, parse_column_map
 from jobs.readers.units import zone
 from jobs.schema import JOB, Record, conform, derive_fields, leave_out_bad_fields, split_valid
-from jobs.store import add_jobs, add_rejects, audit, read_revision, stored_bytes
+from jobs.store import (
+    AddResult,
+    add_counted,
+    add_rejects,
+    read_revision,
+    stored_bytes,
+    write_transaction,
+)
 from jobs.store.merging import (
     align_outcomes,
     is_other_attempt,
@@ -34,7 +42,7 @@ from jobs.transfers import TRANSFER, derive_transfer_fields
 from jobs.workflow_tasks import WORKFLOW_TASK
 
 if TYPE_CHECKING:
-    from sqlalchemy import Engine
+    from sqlalchemy import Connection, Engine
 
 
 @dataclass(frozen=True)
@@ -263,6 +271,21 @@ def log_files(paths: Iterable[str | Path]) -> list[Path]:
     return files
 
 
+def _store(
+    jobs: pd.DataFrame,
+    record: Record,
+    subject: str,
+    path: Path,
+    rejects: Sequence[Reject],
+    window: str,
+    connection: Connection,
+) -> AddResult:
+    """Store a batch and its rejects, and count it in the audit log under ``subject``."""
+    added = add_counted(connection, jobs, "ingest", subject, record)
+    add_rejects(connection, path, rejects, window=window)
+    return added
+
+
 def _ingest(
     engine: Engine, reader: Reader, path: Path, options: ReadOptions, window: str = ""
 ) -> Iterator[IngestResult]:
@@ -283,12 +306,10 @@ def _ingest(
             len(storable) - fitting
         )
         storable = storable[:fitting]
-        with engine.begin() as connection:
-            added = add_jobs(connection, jobs, batch.record)
-            add_rejects(connection, path, storable, window=window)
-            if changed := added.added + added.updated:
-                subject = window.rpartition(": ")[0] or str(path)
-                audit.count(connection, "ingest", subject, records=changed)
+        subject = window.rpartition(": ")[0] or str(path)
+        added = write_transaction(
+            engine, partial(_store, jobs, batch.record, subject, path, storable, window)
+        )
         notes[OUTDATED] += added.outdated
         notes[EARLIER_ATTEMPT] += added.attempts
         done = replace(

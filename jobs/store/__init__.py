@@ -7,7 +7,13 @@ read take the engine and return DataFrames. Every time is UTC.
 
 from jobs.store.attempts import read_attempts
 from jobs.store.audit import read_audit
-from jobs.store.database import StoreAddressError, StoreError, connect, open_store
+from jobs.store.database import (
+    StoreAddressError,
+    StoreError,
+    connect,
+    open_store,
+    write_transaction,
+)
 from jobs.store.export import EXPORTED, export_batches
 from jobs.store.measurements import add_measurements, read_measurements
 from jobs.store.predictions import (
@@ -20,6 +26,7 @@ from jobs.store.predictions import (
 from jobs.store.publications import StoredPublication, publish, read_publications
 from jobs.store.records import (
     AddResult,
+    add_counted,
     add_jobs,
     count_jobs,
     first_ended_of,
@@ -54,6 +61,7 @@ __all__ = [
     "StoreAddressError",
     "StoreError",
     "StoredPublication",
+    "add_counted",
     "add_jobs",
     "add_measurements",
     "add_predictions",
@@ -95,4 +103,5 @@ __all__ = [
     "stored_bytes",
     "task_history",
     "unnotified_tasks",
+    "write_transaction",
 ]

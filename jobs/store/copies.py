@@ -40,6 +40,7 @@ from jobs.store.database import (
     lock_writers,
     migrate,
     read_connection,
+    snapshot_connection,
     version_of,
 )
 from jobs.store.frames import index_key
@@ -70,9 +71,8 @@ def dump(engine: Engine, folder: Path) -> dict[str, int]:
     with read_connection(engine) as connection:
         left_out = {*VERSION_TABLES, *(table.name for table in KEYS.values())}
         tables = [table for table in _tables(connection) if table.name not in left_out]
-    with read_connection(engine) as connection:
+    with snapshot_connection(engine) as connection:
         if engine.dialect.name == "postgresql":
-            connection.execution_options(isolation_level="REPEATABLE READ")
             _lock_partitions(connection, tables)
         return {
             table.name: _dump_table(connection, table, folder / f"{table.name}.parquet")

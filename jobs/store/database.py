@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import random
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy import (
     URL,
@@ -39,6 +40,11 @@ POSTGRES_PATIENCE = {
 """A server that vanished is given up after 30 s; TCP's own time-out is 15 minutes."""
 _WRITERS_LOCK = 0x67726964  # "grid": any number that no other program of this database uses
 _PARTITIONS_LOCK = _WRITERS_LOCK + 1
+ATTEMPTS = 4
+"""How often a transaction that PostgreSQL undid for the sake of another one is begun."""
+_UNDONE = ("40P01", "40001")
+"""SQLSTATE of a deadlock, and of a serialisation failure."""
+_Result = TypeVar("_Result")
 
 
 class StoreError(GridcastError):
@@ -130,6 +136,36 @@ def read_connection(engine: Engine) -> Iterator[Connection]:
     """A connection for queries only, which on SQLite waits for no writer."""
     with engine.connect() as connection:
         yield connection.execution_options(reads=True)
+
+
+@contextmanager
+def snapshot_connection(engine: Engine) -> Iterator[Connection]:
+    """A connection for queries that all see the store as of one moment."""
+    with read_connection(engine) as connection:
+        if engine.dialect.name == "postgresql":
+            connection.execution_options(isolation_level="REPEATABLE READ")
+        yield connection
+
+
+def write_transaction(engine: Engine, write: Callable[[Connection], _Result]) -> _Result:
+    """Run ``write`` in a transaction, and again where PostgreSQL undid it for another one.
+
+    Args:
+        engine: the store.
+        write: what to do with the connection; it changes nothing but the store.
+
+    Raises:
+        StoreError: whatever else fails, or the last of ``ATTEMPTS``.
+    """
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            with engine.begin() as connection:
+                return write(connection)
+        except StoreError as error:
+            if attempt == ATTEMPTS or getattr(error.__cause__, "sqlstate", "") not in _UNDONE:
+                raise
+            time.sleep(random.uniform(0, 0.05 * 2**attempt))  # noqa: S311
+    raise AssertionError("unreachable")
 
 
 def lock_writers(connection: Connection) -> None:

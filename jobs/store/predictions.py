@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
-from sqlalchemy import ColumnElement, Connection, Engine, and_, func, or_, select
+from sqlalchemy import ColumnElement, Connection, Engine, and_, exists, func, or_, select
 
 from jobs.store.claims import in_days, key_moments
-from jobs.store.database import read_connection
+from jobs.store.database import snapshot_connection
 from jobs.store.frames import (
     Moment,
     as_microseconds,
@@ -65,26 +66,56 @@ def read_predictions(
     """
     same_job = and_(jobs_table.c.source == table.c.source, jobs_table.c.job_id == table.c.job_id)
     query = select(table, *(jobs_table.c[name] for name in columns if name not in table.c))
-    query = query.select_from(table.outerjoin(jobs_table, same_job))
+    logged, ends = [], []
     if target is not None:
-        query = query.where(table.c.target == target)
+        logged.append(table.c.target == target)
     if since is not None:
-        query = query.where(table.c.asked_at >= as_microseconds(since))
+        logged.append(table.c.asked_at >= as_microseconds(since))
     if until is not None:
-        query = query.where(table.c.asked_at < as_microseconds(until))
+        logged.append(table.c.asked_at < as_microseconds(until))
     if ended is not None:
         query = query.where(
             jobs_table.c.ended_at.is_not(None) if ended else jobs_table.c.ended_at.is_(None)
         )
     if ended_since is not None:
-        query = query.where(jobs_table.c.ended_at >= as_microseconds(ended_since))
+        ends.append(jobs_table.c.ended_at >= as_microseconds(ended_since))
     if ended_until is not None:
-        query = query.where(jobs_table.c.ended_at < as_microseconds(ended_until))
-    query = query.order_by(
-        table.c.asked_at, table.c.source, table.c.job_id, table.c.target, table.c.model_version
-    ).limit(limit)
-    with read_connection(engine) as connection:
-        return read_rows(connection, query)
+        ends.append(jobs_table.c.ended_at < as_microseconds(ended_until))
+    query = (
+        query.where(*logged, *ends)
+        .order_by(
+            table.c.asked_at, table.c.source, table.c.job_id, table.c.target, table.c.model_version
+        )
+        .limit(limit)
+    )
+    with snapshot_connection(engine) as connection:
+        days: tuple[ColumnElement[bool], ...] = ()
+        if since is not None or until is not None:
+            days = _days_of_jobs(connection, *logged)
+        elif ended_since is not None:
+            # The index of ends is read in each partition, rows and predictions in a few.
+            submissions = connection.execute(select(jobs_table.c.submitted_at).where(*ends))
+            moments = np.fromiter(submissions.scalars(), np.int64)
+            days = in_days(jobs_table, moments)
+            if len(moments):
+                query = query.where(_may_be_of(moments.min()))
+        joined = table.outerjoin(jobs_table, and_(same_job, *days))
+        return read_rows(connection, query.select_from(joined))
+
+
+def _days_of_jobs(
+    connection: Connection, *conditions: ColumnElement[bool]
+) -> tuple[ColumnElement[bool], ...]:
+    """The condition that a job was submitted on a day of those of some predictions.
+
+    Args:
+        connection: a connection to one moment of the store: a corrected submission moves a job.
+        conditions: which predictions.
+    """
+    keys = KEYS[jobs_table.name].c
+    of_job = (keys[name] == table.c[name] for name in ("source", "job_id"))
+    has_prediction = exists().where(*of_job, *conditions)
+    return in_days(jobs_table, key_moments(connection, jobs_table, has_prediction))
 
 
 _IS_PREDICTION = and_(
@@ -122,7 +153,7 @@ def read_predictions_of(
     same_job = and_(jobs_table.c.source == table.c.source, jobs_table.c.job_id == table.c.job_id)
     query = select(table).select_from(table.join(jobs_table, same_job))
     keys = KEYS[jobs_table.name].c
-    with read_connection(engine) as connection:
+    with snapshot_connection(engine) as connection:
         of_keys = is_one_of(connection, keys.job_id, list(job_ids))
         moments = key_moments(connection, jobs_table, keys.source == source, of_keys)
         of_jobs = is_one_of(connection, table.c.job_id, list(job_ids))
@@ -163,6 +194,7 @@ def read_predicted_and_actual(
         select(jobs_table)
         .where(jobs_table.c.ended_at >= as_microseconds(since))
         .where(jobs_table.c.ended_at < as_microseconds(until))
+        .where(jobs_table.c.submitted_at < as_microseconds(until))  # no later partition
         .order_by(jobs_table.c.ended_at.desc())
         .limit(limit)
         .subquery()
@@ -179,7 +211,7 @@ def read_predicted_and_actual(
         query = query.where(job[name] == value)
     query = query.order_by(job.ended_at, *_BY_JOB)
     kinds = {name: jobs_table.c[name].info["kind"] for name in columns}
-    with read_connection(engine) as connection:
+    with snapshot_connection(engine) as connection:
         first = connection.execute(select(func.min(job.submitted_at))).scalar()
         rows = read_rows(connection, query.where(_may_be_of(first or 0)), **kinds)
     return rows.drop_duplicates(["source", "job_id", "target"], ignore_index=True)
@@ -221,6 +253,11 @@ def read_canary_answers(
         )
         for rows in (table, theirs)
     ]
+    of_canary = (
+        table.c.model_version == canary,
+        table.c.shadow.is_not(True),
+        table.c.asked_at >= as_microseconds(since),
+    )
     names = ("source", "job_id", "target", "asked_at", "point")
     query = (
         select(
@@ -228,13 +265,14 @@ def read_canary_answers(
             theirs.c.point.label("champion_point"),
             *(jobs_table.c[name] for name in columns if name not in table.c),
         )
-        .select_from(table.join(theirs, pair).outerjoin(jobs_table, same_job))
-        .where(table.c.model_version == canary, table.c.shadow.is_not(True), *made_before)
+        .where(*of_canary, *made_before)
         .where(theirs.c.model_version == champion, theirs.c.shadow.is_(True))
-        .where(*(rows.c.asked_at >= as_microseconds(since) for rows in (table, theirs)))
+        .where(theirs.c.asked_at >= as_microseconds(since))
         .order_by(table.c.asked_at, table.c.source, table.c.job_id, table.c.target)
         .limit(limit)
     )
-    with read_connection(engine) as connection:
-        rows = read_rows(connection, query, champion_point="number")
+    with snapshot_connection(engine) as connection:
+        days = _days_of_jobs(connection, *of_canary)
+        pairs = table.join(theirs, pair).outerjoin(jobs_table, and_(same_job, *days))
+        rows = read_rows(connection, query.select_from(pairs), champion_point="number")
     return rows.drop_duplicates(["source", "job_id", "target"], ignore_index=True)

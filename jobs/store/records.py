@@ -14,6 +14,7 @@ from sqlalchemy import ColumnElement, Connection, Engine, Select, delete, func, 
 from infra.aliases import Flags
 from jobs.owners import NotOwnedError, Owners
 from jobs.schema import JOB, Record
+from jobs.store import audit
 from jobs.store.attempts import update_attempts
 from jobs.store.claims import (
     claim,
@@ -148,6 +149,30 @@ def add_jobs(
         len(outdated),
         earlier_attempts,
     )
+
+
+def add_counted(
+    connection: Connection,
+    jobs: pd.DataFrame,
+    action: str,
+    name: str,
+    record: Record = JOB,
+    owners: Owners | None = None,
+) -> AddResult:
+    """Store jobs as ``add_jobs`` does, and count those that changed in the audit log.
+
+    Args:
+        connection: the caller's transaction.
+        jobs: conformed and checked rows.
+        action: the action of the audit log.
+        name: the object of the audit log.
+        record: the kind of record.
+        owners: whose jobs may be added and changed; None: everybody's.
+    """
+    added = add_jobs(connection, jobs, record, owners)
+    if changed := added.added + added.updated:
+        audit.count(connection, action, name, records=changed)
+    return added
 
 
 def _rows(frame: pd.DataFrame, mask: Flags) -> pd.DataFrame:

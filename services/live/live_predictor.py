@@ -19,7 +19,7 @@ from infra.aliases import Floats
 from infra.background import FOREVER, BackgroundThread, is_data_error
 from infra.settings import Settings
 from jobs.owners import NotOwnedError, Owners
-from jobs.store import StoreError, add_jobs, audit, open_store
+from jobs.store import StoreError, add_counted, open_store, write_transaction
 from models.quantities.within import Bounds
 from models.releases.versions import STALE_AFTER
 from services.http.callers import LOCAL, Caller, allows
@@ -351,10 +351,10 @@ class LivePredictor:
         if not len(ended):
             return {"added": 0, "updated": 0, "unchanged": 0}
         try:
-            with self.engine.begin() as connection:
-                added = add_jobs(connection, ended, owners=caller.owners)
-                if changed := added.added + added.updated:
-                    audit.count(connection, "outcomes", _sources(ended), records=changed)
+            added = write_transaction(
+                self.engine,
+                lambda c: add_counted(c, ended, "outcomes", _sources(ended), owners=caller.owners),
+            )
         except NotOwnedError as error:
             raise HTTPError(403, str(error)) from None
         except Exception as error:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from sqlalchemy import text
+from sqlalchemy import event, text
 
 from jobs.schema import conform
 from jobs.store import (
@@ -21,7 +21,9 @@ from jobs.store import (
     open_store,
     read_ended,
     read_jobs,
+    write_transaction,
 )
+from jobs.store.database import ATTEMPTS
 from jobs.store.merging import merge_repeated
 from jobs.store.retention import drop_source
 
@@ -251,3 +253,128 @@ def test_two_transactions_of_several_calls_that_wait_for_each_other_lose_nothing
     assert len(failures) == 1
     assert "waited for each other's jobs; run the same command again" in failures[0]
     assert read_jobs(server, sources=["crossed"])["job_id"].tolist() == ["1", "2"]
+
+
+class Victim:
+    """A writer's connection that the server ends before its ``number``-th statement."""
+
+    def __init__(self, server: Any, number: int) -> None:
+        self.server, self.left, self.connection = server, number, server.connect()
+        self.process = self.connection.exec_driver_sql("SELECT pg_backend_pid()").scalar_one()
+        self.connection.rollback()
+        event.listen(self.connection, "before_cursor_execute", self.count)
+
+    def count(self, *_: object) -> None:
+        self.left -= 1
+        if self.left == 0:
+            self.kill()
+
+    def kill(self) -> None:
+        with self.server.connect() as connection:
+            query = text("SELECT pg_terminate_backend(:process, 30000)")
+            assert connection.execute(query, {"process": self.process}).scalar_one()
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_writer_that_is_killed_at_any_statement_loses_nothing_and_can_run_again(
+    server: Any, seed: int
+) -> None:
+    """What it wrote is gone with it, what others committed is followed once, and a rerun works."""
+    rng, source = np.random.default_rng(seed), f"killed {seed}"
+    follower, committed, killed, begun = Follower(server), set[str](), list[str](), 0
+    follower.look()
+    follower.seen.clear()
+    open_ones: list[tuple[Victim, Any, str]] = []
+    kills: list[str] = []
+
+    def write(job: str, statement: int) -> None:
+        writer = Victim(server, statement)
+        transaction = writer.connection.begin()
+        try:
+            add_jobs(writer.connection, ended(source, job, f"{job}'"))
+            open_ones.append((writer, transaction, job))
+        except StoreError:
+            killed.append(job)
+            kills.append(job)
+            writer.connection.close()
+
+    def end(is_killed: bool) -> None:
+        writer, transaction, job = open_ones.pop(rng.integers(len(open_ones)))
+        if is_killed:
+            writer.kill()
+            with pytest.raises(StoreError):
+                transaction.commit()
+            killed.append(job)
+            kills.append(job)
+        else:
+            transaction.commit()
+            committed.update([job, f"{job}'"])
+        writer.connection.close()
+
+    for _ in range(40):
+        match rng.choice(["begin", "end", "look"], p=[0.5, 0.25, 0.25]):
+            case "begin" if len(open_ones) < 4:
+                is_rerun = bool(killed) and rng.random() < 0.5
+                job = killed.pop() if is_rerun else str(begun)
+                begun += not is_rerun
+                write(job, int(rng.integers(1, 16)))
+            case "end" if open_ones:
+                end(bool(rng.random() < 0.3))
+            case "look":
+                follower.look()
+                assert {*follower.seen} <= {f"{source} {job}" for job in committed}
+    while open_ones:
+        end(False)
+        follower.look()
+    assert kills
+    for job in killed:
+        with server.begin() as connection:
+            assert add_jobs(connection, ended(source, job, f"{job}'")).added == 2
+        committed.update([job, f"{job}'"])
+    follower.look()
+    assert follower.seen == Counter(f"{source} {job}" for job in committed)
+    assert sorted(read_jobs(server, sources=[source])["job_id"]) == sorted(committed)
+    with server.begin() as connection:
+        assert add_jobs(connection, ended(source, *committed)).unchanged == len(committed)
+
+
+def test_transactions_that_waited_for_each_other_are_run_again(server: Any) -> None:
+    met, runs = threading.Barrier(2, timeout=90), Counter[str]()
+    results: dict[str, int] = {}
+
+    def write(first: str, second: str) -> None:
+        def add(connection: Any) -> int:
+            runs[first] += 1
+            added = add_jobs(connection, ended("crossed again", first)).added
+            if runs[first] == 1:
+                met.wait()
+            return added + add_jobs(connection, ended("crossed again", second)).added
+
+        results[first] = write_transaction(server, add)
+
+    threads = [threading.Thread(target=write, args=ids) for ids in (("1", "2"), ("2", "1"))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(300)
+    assert runs.total() == 3, "the server undid one of them once"
+    assert sorted(results.values()) == [0, 2], "each job was stored once"
+    assert read_jobs(server, sources=["crossed again"])["job_id"].tolist() == ["1", "2"]
+
+
+@pytest.mark.parametrize(
+    ("state", "attempts"), [("40001", ATTEMPTS), ("40P01", ATTEMPTS), ("53100", 1)]
+)
+def test_a_transaction_is_run_again_a_few_times_and_only_where_it_was_undone(
+    server: Any, state: str, attempts: int
+) -> None:
+    runs = 0
+
+    def fail(connection: Any) -> None:
+        nonlocal runs
+        runs += 1
+        connection.execute(text(f"DO $$ BEGIN RAISE SQLSTATE '{state}'; END $$"))
+
+    with pytest.raises(StoreError):
+        write_transaction(server, fail)
+    assert runs == attempts
