@@ -93,12 +93,10 @@ def read_predictions(
         if since is not None or until is not None:
             days = _days_of_jobs(connection, *logged)
         elif ended_since is not None:
-            # The index of ends is read in each partition, rows and predictions in a few.
+            # The index of ends is read in each partition, rows in those of these days alone.
             submissions = connection.execute(select(jobs_table.c.submitted_at).where(*ends))
             moments = np.fromiter(submissions.scalars(), np.int64)
             days = in_days(jobs_table, moments)
-            if len(moments):
-                query = query.where(_may_be_of(moments.min()))
         joined = table.outerjoin(jobs_table, and_(same_job, *days))
         return read_rows(connection, query.select_from(joined))
 
