@@ -42,6 +42,24 @@ def duration(seconds: float) -> str:
     return f"{seconds / DAY:.3g} d"
 
 
+def in_words(rows: Rows, names: Sequence[str]) -> list[dict[str, Any]]:
+    """Rows for people: ``names`` of seconds as durations; of ``mean_s`` as ``mean``.
+
+    >>> in_words([{"policy": "easy", "wait": 5400.0, "done_s": None}], ["wait", "done_s"])
+    [{'policy': 'easy', 'wait': '1.5 h', 'done_s': None, 'done': None}]
+    """
+    return [
+        {
+            **row,
+            **{
+                name.removesuffix("_s"): None if row[name] is None else duration(row[name])
+                for name in names
+            },
+        }
+        for row in rows
+    ]
+
+
 def change(ratio: float, better: str = "less", worse: str = "more") -> str:
     """A ratio to 1 in words.
 

@@ -60,8 +60,10 @@ def what_if(
         replays = replay_scenarios(jobs, cores, by, report)
     rows = by_group(replays, by)
     count = len(next(iter(replays.values())).trace)
-    title = f"{Path(log).name} on {cores:,} cores shared by {by}: {count:,} jobs, waits in s"
-    show_rows(rows, as_json, title, COLUMNS, meanings.of_what_if(rows))
+    title = f"{Path(log).name} on {cores:,} cores shared by {by}: {meanings.counted(count, 'job')}"
+    meaning = meanings.of_what_if(rows)
+    table_rows = rows if as_json else meanings.in_words(rows, ["mean_wait", "p95_wait"])
+    show_rows(table_rows, as_json, title, COLUMNS, meaning)
 
 
 def balance(

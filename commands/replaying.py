@@ -21,9 +21,20 @@ if TYPE_CHECKING:
 
 
 BROKER_COLUMNS = (
-    "policy", "tuning", "mean_done_s", "p95_done_s", "mean_ratio", "mean_wait_s", "mean_run_s",
-    "mean_move_s", "p95_ratio", "jobs",
+    "policy", "tuning", "mean_done", "p95_done", "mean_ratio", "mean_wait", "mean_run",
+    "mean_move", "p95_ratio", "jobs",
 )  # fmt: skip
+
+BROKER_TIMES = ("mean_done_s", "p95_done_s", "mean_wait_s", "mean_run_s", "mean_move_s")
+
+REPLAY_TIMES = ("mean_wait", "median_wait", "p95_wait", "p99_wait", "max_wait")
+
+REPLAY_LEGEND = (
+    "policy: the order of the queue; predictor: whose run times the policy plans with, request "
+    "being what users asked for; corrector: the new estimate of a job that outlives its "
+    "prediction; slowdown: (wait + run) / run, where runs below 10 s count as 10 s; ratio: of the "
+    "mean bounded slowdown to the first row's; recorded: as the jobs waited in the log itself."
+)
 
 PILOT_COLUMNS = (
     "slot_hours", "rule", "core_hours", "killed_share", "lost_share", "idle_share", "mean_wait",
@@ -39,19 +50,23 @@ def replay(
     policy: Annotated[
         list[str] | None,
         typer.Option(
-            help="fcfs, easy, easy-sjbf, xfactor, gridcast …; repeat. Default: easy, gridcast."
+            help="The order of the queue: fcfs (first come, first served), easy (the same with "
+            "backfilling), easy-sjbf, xfactor, gridcast …; repeat. Default: easy, gridcast."
         ),
     ] = None,
     predictor: Annotated[
         list[str] | None,
         typer.Option(
-            help="request, perfect, last-two, template, gridcast …; repeat. "
-            "Default: request, gridcast."
+            help="Whose run times the policy plans with: request (what users asked for), perfect "
+            "(the true ones), last-two, template, gridcast …; repeat. Default: request, gridcast."
         ),
     ] = None,
     corrector: Annotated[
         list[str] | None,
-        typer.Option(help="request, incremental or remaining; repeat. Default: request."),
+        typer.Option(
+            help="The new estimate of a job that outlives its prediction: request, incremental or "
+            "remaining; repeat. Default: request."
+        ),
     ] = None,
     bound: Annotated[
         float | None,
@@ -129,14 +144,22 @@ def replay(
     first = replays[0]
     title = (
         f"Replay of {name}, {counted(len(first.trace), 'job')} on "
-        f"{counted(first.machine.processors, 'processor')}, "
-        "waits in s"
+        f"{counted(first.machine.processors, 'processor')}"
     )
     meaning = meanings.of_replay(rows)
-    show_rows(rows, as_json, title, COLUMNS, meaning)
+    table_rows = rows if as_json else meanings.in_words(rows, REPLAY_TIMES)
+    show_rows(table_rows, as_json, title, COLUMNS, f"{meaning}\n{_replay_legend(rows)}")
     page = page_path(html, f"replay-{name}")
     note_page(write_page(replays, page, day, meaning))
     print_note(f"logged to MLflow as run {record_replays(replays, name, settings, learned)}")
+
+
+def _replay_legend(rows: meanings.Rows) -> str:
+    """What the columns are, and each policy of the table."""
+    from scheduling.policies import POLICIES
+
+    names = dict.fromkeys(row["policy"] for row in rows if row["policy"] in POLICIES)
+    return "\n".join([REPLAY_LEGEND, *(f"{name}: {POLICIES[name].meaning}." for name in names)])
 
 
 def replay_grid(
@@ -162,9 +185,11 @@ def replay_grid(
         rows = compare(grid, tunings, seed, report)
     title = (
         f"A generated grid: {len(grid.sites)} sites, "
-        f"{counted(rows[0]['jobs'], 'job')} sent by each broker, times in s"
+        f"{counted(rows[0]['jobs'], 'job')} sent by each broker"
     )
-    show_rows(rows, as_json, title, BROKER_COLUMNS, meanings.of_brokers(rows))
+    meaning = meanings.of_brokers(rows)
+    table_rows = rows if as_json else meanings.in_words(rows, BROKER_TIMES)
+    show_rows(table_rows, as_json, title, BROKER_COLUMNS, meaning)
 
 
 @reads_log
@@ -221,5 +246,5 @@ def replay_pilots(
     )
     meaning = meanings.of_pilots(rows)
     if not as_json:
-        rows = [{**row, "mean_wait": meanings.duration(row["mean_wait_s"])} for row in rows]
+        rows = meanings.in_words(rows, ["mean_wait_s"])
     show_rows(rows, as_json, title, PILOT_COLUMNS, meaning)

@@ -231,6 +231,9 @@ def test_recorded_waits_are_the_last_row_of_a_log_that_has_them_and_of_no_other(
     assert row["ratio"] is None and set(row) == set(easy)
     table = CliRunner().invoke(gridcast.app, ["replay", str(with_starts), *options])
     assert "recorded" in table.output
+    assert " 61.5 s" in table.output and "waits in s" not in table.output
+    assert "predictor: whose run times" in " ".join(table.output.split())
+    assert "easy: first come, first served; jobs that do not" in " ".join(table.output.split())
     assert [row["policy"] for row in rows_of(str(log), *options)] == ["easy"]
 
 
