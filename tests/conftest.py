@@ -63,10 +63,14 @@ ORDER = (
 """Beginnings of files, or names of servers, by their turn; all others come last."""
 
 FEW_TREES = (
+    "tests/models/engine/test_explanation.py",
+    "tests/models/engine/test_model_card.py",
+    "tests/models/evaluation/test_pages.py",
     "tests/models/releases/test_agreement.py",
     "tests/models/releases/test_evidence.py",
     "tests/models/releases/test_pipeline.py",
     "tests/models/releases/test_verification.py",
+    "tests/models/test_python_api.py",
     "tests/services/dashboard/",
     "tests/services/live/test_canary.py",
     "tests/services/live/test_shadow.py",
