@@ -43,18 +43,20 @@ def duration(seconds: float) -> str:
 
 
 def in_words(rows: Rows, names: Sequence[str]) -> list[dict[str, Any]]:
-    """Rows for people: ``names`` of seconds as durations; of ``mean_s`` as ``mean``.
+    """Rows for people: ``names`` of seconds as durations; ``mean_s`` becomes ``mean``.
 
     >>> in_words([{"policy": "easy", "wait": 5400.0, "done_s": None}], ["wait", "done_s"])
-    [{'policy': 'easy', 'wait': '1.5 h', 'done_s': None, 'done': None}]
+    [{'policy': 'easy', 'wait': '1.5 h', 'done': None}]
     """
+
+    def value(name: str, seconds: Any) -> Any:
+        is_duration = name in names and seconds is not None and seconds == seconds
+        return duration(seconds) if is_duration else seconds
+
     return [
         {
-            **row,
-            **{
-                name.removesuffix("_s"): None if row[name] is None else duration(row[name])
-                for name in names
-            },
+            name.removesuffix("_s") if name in names else name: value(name, seconds)
+            for name, seconds in row.items()
         }
         for row in rows
     ]
