@@ -347,7 +347,7 @@ def of_versions(rows: Rows) -> str:
     if champion is None:
         return f"None of {len(rows)} versions is champion: gridcast promote N makes it so."
     return (
-        f"{champion['version']} serves, trained on {counted(champion['jobs'] or 0, 'job')}; "
+        f"{champion['version']} serves, trained on {counted(int(champion['jobs'] or 0), 'job')}; "
         f"{counted(len(rows) - 1, 'other version')}."
     )
 

@@ -127,3 +127,10 @@ def test_one_is_not_told_as_several() -> None:
     )
     stored = [{"jobs": 1, "ended": 1}]
     assert meanings.of_stored(stored).startswith("1 job of 1 source; 100 % have ended")
+
+
+def test_the_jobs_of_a_version_are_counted_as_its_tags_give_them() -> None:
+    rows = [{"version": "gridcast-1", "state": "champion", "jobs": "131628"}]
+    assert meanings.of_versions(rows) == (
+        "gridcast-1 serves, trained on 131,628 jobs; 0 other versions."
+    )
